@@ -1,0 +1,1 @@
+"""Data sets: frames, readers, splits, generators."""

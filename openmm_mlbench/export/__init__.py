@@ -1,0 +1,1 @@
+"""Export of networks to TorchScript archives with their card inside, and their proof."""

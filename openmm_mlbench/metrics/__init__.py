@@ -1,0 +1,1 @@
+"""Observables as pure functions of trajectories: no torch, no simulation."""

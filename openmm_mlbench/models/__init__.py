@@ -1,0 +1,1 @@
+"""Networks in eager, TorchScript-safe PyTorch; they know nothing of OpenMM."""

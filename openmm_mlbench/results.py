@@ -1,0 +1,64 @@
+"""The one shape of machine-readable output (see docs/results.md)."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from openmm_mlbench.errors import MetricError
+from openmm_mlbench.files import finite_or_none
+
+STATUSES = ("ok", "unstable", "censored", "too_short", "no_reference", "unsupported", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One number with its status, standard error, unit and noise floor.
+
+    ``value`` is None exactly when the status says that there is none.
+    """
+
+    name: str
+    status: str
+    unit: str
+    value: float | None = None
+    stderr: float | None = None
+    floor: float | None = None
+    n_frames: int | None = None
+    n_replicas: int | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise MetricError(f"status {self.status!r} of {self.name} is not one of {', '.join(STATUSES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A line to draw: x and y of one length, with units."""
+
+    x: list[float]
+    y: list[float]
+    x_unit: str
+    y_unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Everything one observable gave: numbers and curves, and how they were defined."""
+
+    observable: str
+    mode: str
+    definition: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """A plain dict without NaN or Infinity."""
+        record = asdict(self)
+        for result in record["results"]:
+            for key in ("value", "stderr", "floor"):
+                result[key] = finite_or_none(result[key])
+        for curve in record["curves"].values():
+            for axis in ("x", "y"):
+                curve[axis] = [finite_or_none(number) for number in curve[axis]]
+        return record

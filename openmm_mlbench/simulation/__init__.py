@@ -1,0 +1,1 @@
+"""Running protocols: replicas, integrators, monitor, checkpoints."""
