@@ -69,9 +69,13 @@ class Frames:
                     f"{frames[0]}; remove these frames"
                 )
         if ((self.atomic_numbers < 1) | (self.atomic_numbers > 118)).any():
-            raise DataError(f"{self.name}: atomic numbers must lie in 1-118, got {self.atomic_numbers.tolist()}")
+            raise DataError(
+                f"{self.name}: atomic numbers must lie in 1-118, got {self.atomic_numbers.tolist()}"
+            )
         if self.constraints not in CONSTRAINTS:
-            raise DataError(f"{self.name}: constraints {self.constraints!r}; use one of {', '.join(CONSTRAINTS)}")
+            raise DataError(
+                f"{self.name}: constraints {self.constraints!r}; use one of {', '.join(CONSTRAINTS)}"
+            )
 
     @property
     def n_frames(self) -> int:

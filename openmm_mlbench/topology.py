@@ -1,0 +1,161 @@
+"""What a molecule is made of: elements, names and bonds.  Knows no OpenMM and no torch."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.errors import TrajectoryError
+from openmm_mlbench.units import ANGSTROM_PER_NM
+
+# Chosen on 500 K dynamics: in 8,600 frames each of ethanol, aspirin and naphthalene, factors from
+# 1.3 to 1.35 find the chemical bonds in every single frame; 1.2 loses stretched ones in up to 14.
+BOND_SCALE = 1.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Elements and names of the atoms of one system, in file order.
+
+    Args:
+        atomic_numbers: (n_atoms,).
+        names: atom names, unique within a residue.
+        path: the file they were read from.
+    """
+
+    atomic_numbers: NDArray[np.int64]
+    names: tuple[str, ...]
+    path: Path
+
+    def __post_init__(self) -> None:
+        if self.atomic_numbers.shape != (len(self.names),):
+            raise TrajectoryError(
+                f"{self.path}: {len(self.names)} names for atomic numbers of shape {self.atomic_numbers.shape}; "
+                "give one number per atom"
+            )
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.names)
+
+
+def read_structure(path: str | os.PathLike[str]) -> tuple[Topology, NDArray[np.float64]]:
+    """Read a PDB file: topology and the positions (n_atoms, 3) of its first model, A.
+
+    Raises:
+        TrajectoryError: the file is missing, is no PDB or has atoms without a known element.
+    """
+    import mdtraj
+
+    pdb_path = Path(path)
+    if not pdb_path.is_file():
+        raise TrajectoryError(f"{pdb_path}: no such file; wanted the PDB file of the simulated structure")
+    try:
+        with warnings.catch_warnings():
+            # mdtraj warns about unlikely cells; a structure without a cell is normal here.
+            warnings.simplefilter("ignore")
+            structure = mdtraj.load_pdb(str(pdb_path), standard_names=False)
+    except Exception as error:  # mdtraj raises what its parser happens to meet: ValueError, KeyError, ...
+        raise TrajectoryError(f"{pdb_path}: not a readable PDB file ({error}); export it again") from error
+    atoms = list(structure.topology.atoms)
+    if not atoms:
+        raise TrajectoryError(f"{pdb_path}: holds no atoms; wanted ATOM or HETATM records")
+    unknown = [atom.name for atom in atoms if atom.element is None or atom.element.number < 1]
+    if unknown:
+        raise TrajectoryError(
+            f"{pdb_path}: no element for atoms {', '.join(unknown[:5])}; fill in columns 77-78 of the PDB file"
+        )
+    topology = Topology(
+        atomic_numbers=np.array([atom.element.number for atom in atoms], dtype=np.int64),
+        names=tuple(atom.name for atom in atoms),
+        path=pdb_path,
+    )
+    return topology, structure.xyz[0].astype(np.float64) * ANGSTROM_PER_NM
+
+
+def read_topology(path: str | os.PathLike[str]) -> Topology:
+    """Read elements and names from a PDB file.
+
+    Raises:
+        TrajectoryError: the file is missing, is no PDB or has atoms without a known element.
+    """
+    return read_structure(path)[0]
+
+
+def find_bonds(
+    atomic_numbers: NDArray[np.int64], positions_A: NDArray[np.float64], scale: float = BOND_SCALE
+) -> NDArray[np.int64]:
+    """Pairs of atoms closer than the scaled sum of their covalent radii, i < j, in order.
+
+    Isolated molecules only: no periodic images are looked at.
+
+    Args:
+        atomic_numbers: (n_atoms,).
+        positions_A: (n_atoms, 3), A.
+        scale: factor on r_i + r_j (radii of Cordero et al. 2008, as ase has them).
+
+    Returns:
+        (n_bonds, 2) indices.
+
+    Raises:
+        TrajectoryError: the shapes do not fit.
+    """
+    from ase.data import covalent_radii
+
+    numbers = np.asarray(atomic_numbers, dtype=np.int64)
+    positions = np.asarray(positions_A, dtype=np.float64)
+    if positions.shape != (len(numbers), 3):
+        raise TrajectoryError(
+            f"positions have shape {positions.shape}; wanted ({len(numbers)}, 3) for one frame"
+        )
+    first, second = np.triu_indices(len(numbers), k=1)
+    reach = scale * (covalent_radii[numbers[first]] + covalent_radii[numbers[second]])
+    distances = np.linalg.norm(positions[second] - positions[first], axis=1)
+    bonded = distances < reach
+    return np.stack([first[bonded], second[bonded]], axis=1).astype(np.int64)
+
+
+def bond_lengths(positions: NDArray[np.float64], bonds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Lengths of the bonds, in the unit of the positions.
+
+    Args:
+        positions: (..., n_atoms, 3).
+        bonds: (n_bonds, 2).
+
+    Returns:
+        (..., n_bonds).
+    """
+    pairs = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
+    vectors = positions[..., pairs[:, 1], :] - positions[..., pairs[:, 0], :]
+    return np.linalg.norm(vectors, axis=-1)
+
+
+def max_bond_deviation(
+    positions_A: NDArray[np.float64], bonds: NDArray[np.int64], equilibrium_A: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Largest deviation of any bond from its equilibrium length, per frame.
+
+    max over bonds (i, j) of | |x_i - x_j| - b_ij |        (paper, eq. 9)
+
+    Args:
+        positions_A: (n_frames, n_atoms, 3), A.
+        bonds: (n_bonds, 2).
+        equilibrium_A: (n_bonds,), mean lengths in the reference, A.
+
+    Returns:
+        (n_frames,), A; zero where there are no bonds.
+
+    Raises:
+        TrajectoryError: the number of equilibrium lengths is not the number of bonds.
+    """
+    lengths = bond_lengths(np.asarray(positions_A, dtype=np.float64), bonds)
+    equilibrium = np.asarray(equilibrium_A, dtype=np.float64)
+    if equilibrium.shape != lengths.shape[-1:]:
+        raise TrajectoryError(
+            f"{equilibrium.size} equilibrium lengths for {lengths.shape[-1]} bonds; give one length per bond"
+        )
+    return np.abs(lengths - equilibrium).max(axis=-1, initial=0.0)
