@@ -1,0 +1,198 @@
+"""DeepPot-SE: smooth local descriptors from embedded environment matrices.
+
+Zhang et al., "End-to-end symmetry preserving inter-atomic potential energy
+model for finite and extended systems", NeurIPS 2018, in DeePMD-kit's form
+``se_e2_a`` with one embedding network per ordered pair of species and one
+fitting network per species.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from openmm_mlbench.models.cutoffs import quintic_switch
+from openmm_mlbench.models.neighbours import directed_edges
+
+
+def _group(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Pad items into equal groups by label.
+
+    Returns:
+        members (n_groups, largest group), item indices padded with len(labels),
+        and slots (n_items,), the flat place of every item in it.
+    """
+    counts = torch.bincount(labels, minlength=n_groups)
+    largest = int(counts.max()) if labels.size(0) > 0 else 1
+    order = torch.argsort(labels, stable=True)
+    first = torch.cumsum(counts, 0) - counts
+    sorted_labels = labels[order]
+    rank = torch.arange(labels.size(0), device=labels.device) - first[sorted_labels]
+    sorted_slots = sorted_labels * largest + rank
+    members = torch.full((n_groups * largest,), labels.size(0), dtype=torch.long, device=labels.device)
+    members[sorted_slots] = order
+    slots = torch.empty_like(order)
+    slots[order] = sorted_slots
+    return members.view(n_groups, largest), slots
+
+
+class _StackedLayer(nn.Module):
+    """One dense layer of n_networks networks side by side, with DeePMD-kit's skip connection.
+
+    A tanh layer of equal width adds its input, one of double width adds it twice.
+    With ``timestep`` the new part of such a layer is scaled by a trained vector.
+    """
+
+    def __init__(self, n_networks: int, n_in: int, n_out: int, *, timestep: bool, linear: bool = False) -> None:
+        super().__init__()
+        self.linear = linear
+        self.skip = n_out // n_in if n_out in (n_in, 2 * n_in) and not linear else 0
+        self.has_scale = timestep and self.skip > 0
+        self.weight = nn.Parameter(torch.randn(n_networks, n_in, n_out) / math.sqrt(n_in + n_out))
+        bias = torch.zeros if linear else torch.randn
+        self.bias = nn.Parameter(bias(n_networks, 1, n_out))
+        self.scale = nn.Parameter(0.1 + 0.001 * torch.randn(n_networks, 1, n_out if self.has_scale else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n_networks, n_items, n_in) -> (n_networks, n_items, n_out)."""
+        y = torch.baddbmm(self.bias, x, self.weight)
+        if self.linear:
+            return y
+        y = torch.tanh(y)
+        if self.has_scale:
+            y = y * self.scale
+        if self.skip == 1:
+            y = y + x
+        elif self.skip == 2:
+            y = y + torch.cat([x, x], dim=2)
+        return y
+
+
+def _stacked_network(n_networks: int, widths: list[int], *, timestep: bool, output: bool) -> nn.Sequential:
+    """n_networks tanh networks of these widths, with a linear output of width 1 if asked for."""
+    layers = [
+        _StackedLayer(n_networks, n_in, n_out, timestep=timestep)
+        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+    ]
+    if output:
+        layers.append(_StackedLayer(n_networks, widths[-1], 1, timestep=False, linear=True))
+    return nn.Sequential(*layers)
+
+
+class DeepPotSE(nn.Module):
+    """Energy per atom from a descriptor of its neighbourhood.
+
+    Args:
+        species: atomic numbers that the model knows.
+        embedding: widths of the embedding networks.
+        axis: columns of the second factor of the descriptor (M_2 in eq. 5).
+        fitting: hidden widths of the fitting networks.
+        cutoff_start: where the switch begins, A.
+        cutoff: A.
+        selection: neighbours per species that normalise the descriptor (``sel``).
+    """
+
+    def __init__(
+        self,
+        *,
+        species: list[int],
+        embedding: tuple[int, ...] = (25, 50, 100),
+        axis: int = 12,
+        fitting: tuple[int, ...] = (240, 120, 60, 30, 10),
+        cutoff_start: float = 1.0,
+        cutoff: float = 6.0,
+        selection: int | tuple[int, ...] = 40,
+    ) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.cutoff_start = cutoff_start
+        self.axis = axis
+        self.n_species = len(species)
+        per_species = (selection,) * len(species) if isinstance(selection, int) else tuple(selection)
+        self.n_neighbours = float(sum(per_species))
+        lookup = torch.full((119,), -1, dtype=torch.long)
+        lookup[torch.tensor(sorted(species))] = torch.arange(len(species))
+        self.register_buffer("lookup", lookup)
+        # Standard deviation of (s, s x / r) per centre species; set from data by fit_statistics.
+        self.register_buffer("scale_radial", torch.ones(len(species)))
+        self.register_buffer("scale_angular", torch.ones(len(species)))
+        self.embedding = _stacked_network(len(species) ** 2, [1, *embedding], timestep=False, output=False)
+        self.fitting = _stacked_network(
+            len(species), [embedding[-1] * axis, *fitting], timestep=True, output=True
+        )
+
+    def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
+        """Index tensors that stay the same while species and pairs do.
+
+        Returns:
+            species of each centre (2 n_pairs,); edges grouped by ordered species
+            pair; edges (n_atoms, most neighbours) of each atom and their place in
+            those groups; atoms grouped by species and their place in it.
+        """
+        centre, neighbour = directed_edges(pair_index)
+        kinds = self.lookup[atomic_numbers]
+        kind_edges, edge_slots = _group(kinds[centre] * self.n_species + kinds[neighbour], self.n_species * self.n_species)
+        atom_edges, _ = _group(centre, atomic_numbers.size(0))
+        slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=centre.device)])
+        kind_atoms, atom_slots = _group(kinds, self.n_species)
+        return [kinds[centre], kind_edges, atom_edges, slots[atom_edges], kind_atoms, atom_slots]
+
+    def environment(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the environment matrix (eqs. 1, 2): s(r) (2 n_pairs,) and s(r) x / r (2 n_pairs, 3)."""
+        distances = torch.linalg.vector_norm(pair_vectors, dim=1)
+        radial = quintic_switch(distances, self.cutoff_start, self.cutoff) / distances
+        angular = pair_vectors * (radial / distances).unsqueeze(1)
+        return torch.cat([radial, radial]), torch.cat([angular, -angular])
+
+    def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
+        """Energies (n_atoms,) in the network's unit.
+
+        Args:
+            pair_vectors: (n_pairs, 3), A; see :mod:`openmm_mlbench.models.neighbours`.
+            topology: what :meth:`topology` returned for these pairs.
+        """
+        centre_kinds, kind_edges, atom_edges = topology[0], topology[1], topology[2]
+        atom_edge_slots, kind_atoms, atom_slots = topology[3], topology[4], topology[5]
+        n_atoms = atom_edges.size(0)
+        radial, angular = self.environment(pair_vectors)
+        radial = radial / self.scale_radial[centre_kinds]
+        rows = torch.cat([radial.unsqueeze(1), angular / self.scale_angular[centre_kinds].unsqueeze(1)], dim=1)
+        # One more row, of zeros, is what the padding points to: it adds nothing.
+        rows = torch.cat([rows, torch.zeros(1, 4, dtype=rows.dtype, device=rows.device)])
+        embedded = self.embedding(rows[:, 0].index_select(0, kind_edges.flatten()).view(kind_edges.size(0), -1, 1))
+        width = embedded.size(2)
+        embedded = embedded.reshape(-1, width).index_select(0, atom_edge_slots.flatten())
+        embedded = embedded.view(n_atoms, -1, width)
+        rows = rows.index_select(0, atom_edges.flatten()).view(n_atoms, -1, 4)
+        # Eq. 5: D = (G^T R)(R^T G_<) / N_c^2.
+        product = torch.bmm(rows.transpose(1, 2), embedded) / self.n_neighbours
+        descriptor = torch.bmm(product.transpose(1, 2), product[:, :, : self.axis]).reshape(n_atoms, -1)
+        padding = torch.zeros(1, descriptor.size(1), dtype=descriptor.dtype, device=descriptor.device)
+        descriptor = torch.cat([descriptor, padding]).index_select(0, kind_atoms.flatten())
+        energies = self.fitting(descriptor.view(kind_atoms.size(0), -1, width * self.axis))
+        return energies.flatten().index_select(0, atom_slots)
+
+    @torch.no_grad()
+    @torch.jit.unused
+    def fit_statistics(self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> None:
+        """Set the scales of the environment matrix from training data.
+
+        As DeePMD-kit counts it: standard deviation over all ``sel`` places of a
+        neighbourhood, empty ones being zero.
+        """
+        centre, _ = directed_edges(pair_index)
+        radial, angular = self.environment(pair_vectors)
+        kinds = self.lookup[atomic_numbers]
+        for kind in range(self.n_species):
+            of_kind = kinds[centre] == kind
+            places = float((kinds == kind).sum()) * self.n_neighbours
+            if places == 0 or not of_kind.any():
+                continue
+            mean = radial[of_kind].sum() / places
+            variance = radial[of_kind].square().sum() / places - mean.square()
+            self.scale_radial[kind] = variance.sqrt().clamp(min=0.01)
+            self.scale_angular[kind] = (angular[of_kind].square().sum() / (3 * places)).sqrt().clamp(min=0.01)
+
+    def forward(self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> Tensor:
+        """Energies (n_atoms,) from species (n_atoms,), pair_vectors (n_pairs, 3) A and pair_index (2, n_pairs)."""
+        return self.atomic_energies(pair_vectors, self.topology(atomic_numbers, pair_index))

@@ -1,0 +1,119 @@
+"""Neighbour search outside the networks: pairs within a cutoff, any cell.
+
+A pair list is a half list: every unordered pair, periodic images included,
+stands in it once.  ``pair_index`` (2, n_pairs) holds atoms i and j, and
+``pair_vectors`` (n_pairs, 3) the vector r_j + shift - r_i.  Networks that send
+messages both ways make directed edges of it with :func:`directed_edges`, always
+ordered [pairs; reversed pairs].
+
+All functions are TorchScript-safe, take unwrapped positions, and compute
+differences in the dtype of the positions.
+"""
+
+import torch
+from torch import Tensor
+
+
+def all_pairs(n_atoms: int, device: torch.device) -> Tensor:
+    """Indices (2, n (n - 1) / 2) of all unordered pairs: the static list of a small molecule."""
+    return torch.triu_indices(n_atoms, n_atoms, offset=1, device=device)
+
+
+def directed_edges(pair_index: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and neighbour atom (2 n_pairs,) of both directions: [pairs; reversed pairs]."""
+    centre = torch.cat([pair_index[0], pair_index[1]])
+    neighbour = torch.cat([pair_index[1], pair_index[0]])
+    return centre, neighbour
+
+
+def open_pairs(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Pairs within the cutoff without periodicity.
+
+    Args:
+        positions: (n_atoms, 3), A.
+        cutoff: A.
+
+    Returns:
+        pair_index (2, n_pairs) and pair_vectors (n_pairs, 3), A.
+    """
+    pair_index = all_pairs(positions.size(0), positions.device)
+    vectors = positions[pair_index[1]] - positions[pair_index[0]]
+    inside = (vectors * vectors).sum(1) < cutoff * cutoff
+    kept = torch.nonzero(inside).squeeze(1)
+    return pair_index[:, kept], vectors[kept]
+
+
+def cell_heights(cell: Tensor) -> Tensor:
+    """Distances (3,) between opposite faces of a cell with lattice vectors in rows."""
+    volume = torch.linalg.det(cell).abs()
+    normals = torch.stack(
+        [
+            torch.linalg.cross(cell[1], cell[2]),
+            torch.linalg.cross(cell[2], cell[0]),
+            torch.linalg.cross(cell[0], cell[1]),
+        ]
+    )
+    return volume / torch.linalg.vector_norm(normals, dim=1)
+
+
+def half_shifts(heights: Tensor, cutoff: float) -> Tensor:
+    """Lattice shifts (n, 3) that can bring the nearest image of a pair within the cutoff.
+
+    Differences are first rounded to fractional coordinates within +-1/2; image n
+    along an axis of height h is then at least (|n| - 1/2) h away.  The zero
+    shift comes first; of every other pair +s, -s both are kept, because the pair
+    (i, j) with i < j needs both.
+    """
+    reach = torch.floor(cutoff / heights + 0.5).to(torch.long)
+    a = torch.arange(-int(reach[0]), int(reach[0]) + 1, device=heights.device)
+    b = torch.arange(-int(reach[1]), int(reach[1]) + 1, device=heights.device)
+    c = torch.arange(-int(reach[2]), int(reach[2]) + 1, device=heights.device)
+    shifts = torch.cartesian_prod(a, b, c)
+    order = torch.argsort((shifts != 0).any(1).to(torch.int8), stable=True)
+    return shifts[order]
+
+
+def periodic_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """Pairs within the cutoff over all periodic images; the cell may be smaller than the cutoff.
+
+    Args:
+        positions: (n_atoms, 3), A, wrapped or not.
+        cell: (3, 3), lattice vectors in rows, A; any shape.
+        cutoff: A.
+
+    Returns:
+        pair_index (2, n_pairs), in which an atom can pair with its own images,
+        and pair_vectors (n_pairs, 3), A.
+    """
+    n_atoms = positions.size(0)
+    base = all_pairs(n_atoms, positions.device)
+    vectors = positions[base[1]] - positions[base[0]]
+    inverse = torch.linalg.inv(cell)
+    vectors = vectors - torch.round(vectors @ inverse) @ cell
+    shifts = half_shifts(cell_heights(cell), cutoff)
+    n_shifts = shifts.size(0)
+    limit = cutoff * cutoff
+    if n_shifts == 1:
+        kept = torch.nonzero((vectors * vectors).sum(1) < limit).squeeze(1)
+        return base[:, kept], vectors[kept]
+    offsets = shifts.to(positions.dtype) @ cell
+    images = (vectors.unsqueeze(0) + offsets.unsqueeze(1)).reshape(-1, 3)
+    kept = torch.nonzero((images * images).sum(1) < limit).squeeze(1)
+    pair_index = base[:, kept % base.size(1)]
+    # An atom and its own images: one of each +s, -s, the lexicographically positive one.
+    code = shifts[:, 0].sign() * 4 + shifts[:, 1].sign() * 2 + shifts[:, 2].sign()
+    own = offsets[code > 0]
+    own = own[(own * own).sum(1) < limit]
+    atoms = torch.arange(n_atoms, device=positions.device)
+    own_index = atoms.repeat_interleave(own.size(0)).expand(2, -1)
+    return (
+        torch.cat([pair_index, own_index], dim=1),
+        torch.cat([images[kept], own.repeat(n_atoms, 1)]),
+    )
+
+
+def forces_from_pairs(pair_gradient: Tensor, pair_index: Tensor, n_atoms: int) -> Tensor:
+    """Forces (n_atoms, 3) from dE / d pair_vectors (n_pairs, 3); their sum is zero by construction."""
+    forces = torch.zeros(n_atoms, 3, dtype=pair_gradient.dtype, device=pair_gradient.device)
+    forces = forces.index_add(0, pair_index[0], pair_gradient)
+    return forces.index_add(0, pair_index[1], -pair_gradient)

@@ -1,0 +1,41 @@
+"""The architectures by name, and networks from plain configurations."""
+
+from typing import Any
+
+from torch import nn
+
+from openmm_mlbench.errors import ModelError
+from openmm_mlbench.models.deeppot_se import DeepPotSE
+from openmm_mlbench.models.schnet import SchNet
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"schnet": SchNet, "deeppot-se": DeepPotSE}
+
+# Architectures whose parameters depend on the list of species.
+SPECIES_DEPENDENT = ("deeppot-se",)
+
+
+def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]) -> nn.Module:
+    """A network with fresh weights.
+
+    Args:
+        name: architecture, for example ``schnet``.
+        hyperparameters: keyword arguments of its class; missing ones take the paper's MD17 value.
+        species: sorted atomic numbers that the model shall know.
+
+    Raises:
+        ModelError: unknown architecture or hyperparameter.
+    """
+    if name not in ARCHITECTURES:
+        raise ModelError(f"model {name!r} is not known; use one of {', '.join(ARCHITECTURES)}")
+    arguments = dict(hyperparameters)
+    if name in SPECIES_DEPENDENT:
+        arguments["species"] = species
+    try:
+        return ARCHITECTURES[name](**arguments)
+    except TypeError as error:
+        raise ModelError(f"hyperparameters of {name}: {error}; see its docstring for the names") from error
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trained parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

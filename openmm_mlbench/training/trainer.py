@@ -1,0 +1,418 @@
+"""The training loop: data on the device, resumable after a kill, one CSV line per epoch."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from openmm_mlbench import __version__
+from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.data.splits import Split
+from openmm_mlbench.errors import TrainingError
+from openmm_mlbench.files import atomic_path
+from openmm_mlbench.models.force_field import Batcher, ForceField
+from openmm_mlbench.models.registry import build_network
+from openmm_mlbench.training.config import Recipe
+
+LOG_COLUMNS = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_loss",
+    "validation_loss",
+    "validation_energy_mae_meV",
+    "validation_force_mae_meV_A",
+    "best_force_mae_meV_A",
+    "seconds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTensors:
+    """Frames as tensors on the training device; energies are relative to the reference.
+
+    Args:
+        positions: (n_frames, n_atoms, 3), A.
+        cells: (n_frames, 3, 3), A, or None.
+        energies: (n_frames,), eV, or None.
+        forces: (n_frames, n_atoms, 3), eV/A.
+    """
+
+    positions: Tensor
+    cells: Tensor | None
+    energies: Tensor | None
+    forces: Tensor
+
+    @classmethod
+    def from_frames(cls, frames: Frames, reference_energy: float, device: torch.device, dtype: torch.dtype) -> "LabelledTensors":
+        """Copy frames to the device; energies lose their reference in float64 first."""
+        if frames.forces is None:
+            raise TrainingError(f"{frames.name} has no forces; training needs them")
+
+        def tensor(array: Any) -> Tensor:
+            return torch.as_tensor(array, device=device).to(dtype)
+
+        return cls(
+            positions=tensor(frames.positions),
+            cells=None if frames.cells is None else tensor(frames.cells),
+            energies=None if frames.energies is None else tensor(frames.energies - reference_energy),
+            forces=tensor(frames.forces),
+        )
+
+
+def fit_reference_energies(frames: Frames) -> np.ndarray:
+    """Reference energy per element (119,), eV, float64: least squares over the frames.
+
+    Frames of one composition cannot tell the elements apart; least squares of
+    minimal norm then shares the mean energy by counts.
+    """
+    counts = np.bincount(frames.atomic_numbers, minlength=119).astype(np.float64)
+    if frames.energies is None:
+        return np.zeros(119)
+    return counts * (frames.energies.mean() / (counts @ counts))
+
+
+def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
+    """A force field with seeded fresh weights, energy zero, scale and statistics of the training frames."""
+    torch.manual_seed(recipe.seed)
+    species = sorted({int(number) for number in training_frames.atomic_numbers})
+    network = build_network(recipe.model, recipe.hyperparameters, species)
+    force_field = ForceField(network, torch.as_tensor(training_frames.atomic_numbers))
+    force_field.reference = torch.as_tensor(fit_reference_energies(training_frames))
+    if training_frames.forces is None:
+        raise TrainingError(f"{training_frames.name} has no forces; training needs them")
+    if recipe.learn_scale:
+        force_field.scale = torch.tensor(float(np.sqrt(np.mean(training_frames.forces**2))), dtype=torch.float64)
+    if hasattr(network, "fit_statistics"):
+        some = training_frames.select(np.arange(min(200, training_frames.n_frames)))
+        cells = None if some.cells is None else torch.as_tensor(some.cells).float()
+        batch = Batcher(force_field)(torch.as_tensor(some.positions).float(), cells)
+        numbers = force_field.atomic_numbers.repeat(some.n_frames)
+        network.fit_statistics(numbers, batch.pair_vectors, batch.pair_index)
+    return force_field
+
+
+def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """Exponential moving average whose decay min(decay, (1 + n) / (10 + n)) forgets the first weights fast."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
+        n = float(n_averaged)
+        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))  # noqa: SLF001
+
+    return update
+
+
+class Trainer:
+    """Trains one force field in one folder.
+
+    The folder holds ``log.csv``, ``last.pt`` (to resume) and ``best.pt`` (to
+    export).  Batch order depends on seed and epoch only, so a resumed run takes
+    the steps that an uninterrupted one would have taken.
+
+    Args:
+        recipe: all settings.
+        frames: the whole data set.
+        split: which frames train and validate.
+        folder: made if needed.
+        device: where data, network and loss live.
+    """
+
+    def __init__(self, recipe: Recipe, frames: Frames, split: Split, folder: Path, device: str = "cpu") -> None:
+        self.recipe = recipe
+        self.frames = frames
+        self.split = split
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device(device)
+        training_frames = frames.select(split.train)
+        self.force_field = new_force_field(recipe, training_frames).to(self.device)
+        reference = float(self.force_field.reference_energy())
+        dtype = torch.float32
+        self.training = LabelledTensors.from_frames(training_frames, reference, self.device, dtype)
+        self.validation = LabelledTensors.from_frames(frames.select(split.validation), reference, self.device, dtype)
+        self.batcher = Batcher(self.force_field)
+        self.optimizer = torch.optim.Adam(
+            self.force_field.parameters(), lr=recipe.learning_rate, fused=self.device.type == "cuda"
+        )
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=recipe.factor, patience=recipe.patience
+        )
+        self.averaged = (
+            AveragedModel(self.force_field, multi_avg_fn=ema_update(recipe.ema_decay))
+            if recipe.ema_decay > 0
+            else None
+        )
+        self.epoch = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.best_force_mae = float("inf")
+        self.step_losses: list[float] = []
+
+    @property
+    def evaluated(self) -> ForceField:
+        """The weights that are validated and exported: averaged ones where there are any."""
+        return self.force_field if self.averaged is None else self.averaged.module
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the training frames."""
+        return -(-len(self.split.train) // self.recipe.batch_size)
+
+    def loss(self, force_field: ForceField, data: LabelledTensors, places: Tensor, *, training: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, absolute energy errors (eV) and absolute force errors (eV/A) of the frames at these places."""
+        cells = None if data.cells is None else data.cells[places]
+        batch = self.batcher(data.positions[places], cells)
+        energies, forces = force_field(batch, training=training)
+        force_error = forces - data.forces[places]
+        decay = self.optimizer.param_groups[0]["lr"] / self.recipe.learning_rate
+        energy_weight, force_weight = (
+            end + (start - end) * decay for start, end in (self.recipe.energy_weight, self.recipe.force_weight)
+        )
+        loss = force_weight * force_error.square().mean()
+        if data.energies is None:
+            return loss, torch.zeros_like(energies), force_error.abs()
+        energy_error = energies - data.energies[places]
+        per = force_field.atomic_numbers.size(0) if self.recipe.energy_per_atom else 1
+        loss = loss + energy_weight * energy_error.square().mean() / per
+        return loss, energy_error.abs(), force_error.abs()
+
+    def train_epoch(self) -> float:
+        """One pass over the training frames; returns the mean loss."""
+        generator = np.random.default_rng([self.recipe.seed, self.epoch])
+        order = torch.as_tensor(generator.permutation(len(self.split.train)), device=self.device)
+        total = torch.zeros((), device=self.device)
+        parameters = list(self.force_field.parameters())
+        for places in order.split(self.recipe.batch_size):
+            rate = self._scheduled_rate()
+            loss, _, _ = self.loss(self.force_field, self.training, places, training=True)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.recipe.clip_norm > 0:
+                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+            # The schedule owns the rate; warm-up scales it for this step alone.
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * self._warmup()
+            self.optimizer.step()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.step += 1
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.force_field)
+            if self.step <= 10:
+                self.step_losses.append(float(loss.detach()))
+            total += loss.detach() * len(places)
+        return float(total) / len(order)
+
+    def _warmup(self) -> float:
+        """Factor of the learning rate, rising linearly to 1."""
+        if self.step >= self.recipe.warmup_steps:
+            return 1.0
+        return self.recipe.warmup_factor + (1 - self.recipe.warmup_factor) * self.step / self.recipe.warmup_steps
+
+    def _scheduled_rate(self) -> float:
+        """Learning rate of the next step, before warm-up."""
+        start, end = self.recipe.learning_rate, self.recipe.final_learning_rate
+        done = min(1.0, self.step / (self.recipe.max_epochs * self.steps_per_epoch))
+        if self.recipe.schedule == "cosine":
+            rate = end + (start - end) * 0.5 * (1.0 + float(np.cos(np.pi * done)))
+        elif self.recipe.schedule == "exponential":
+            rate = start * (end / start) ** done
+        else:
+            rate = float(self.optimizer.param_groups[0]["lr"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def validate(self) -> tuple[float, float, float]:
+        """Loss, energy MAE (meV) and force MAE (meV/A) of the validation frames."""
+        losses, energy, force = [], [], []
+        places = torch.arange(len(self.split.validation), device=self.device)
+        for chunk in places.split(50):
+            loss, energy_error, force_error = self.loss(self.evaluated, self.validation, chunk, training=False)
+            losses.append(loss.detach() * len(chunk))
+            energy.append(energy_error.detach())
+            force.append(force_error.detach())
+        mean_loss = float(torch.stack(losses).sum()) / len(places)
+        return mean_loss, 1000.0 * float(torch.cat(energy).mean()), 1000.0 * float(torch.cat(force).mean())
+
+    def run(self, *, resume: bool = False, on_epoch: Callable[["Trainer", dict[str, Any]], None] | None = None) -> Path:
+        """Train until the rate, the epochs or the minutes run out; returns the path of ``best.pt``.
+
+        Raises:
+            TrainingError: the folder holds another run, or the loss is no longer finite.
+        """
+        last = self.folder / "last.pt"
+        if last.exists() and not resume:
+            raise TrainingError(f"{self.folder} holds a training run; give --resume to go on, or another folder")
+        if last.exists():
+            self.load(last)
+        elif resume:
+            raise TrainingError(f"{last} does not exist; start without --resume")
+        saved = time.monotonic()
+        while self.epoch < self.recipe.max_epochs and self.seconds < 60 * self.recipe.max_minutes:
+            start = time.monotonic()
+            train_loss = self.train_epoch()
+            if not np.isfinite(train_loss):
+                raise TrainingError(
+                    f"the loss of epoch {self.epoch} is {train_loss}; resume from {last} with a lower --learning-rate"
+                )
+            validation_loss, energy_mae, force_mae = self.validate()
+            if self.recipe.schedule == "plateau":
+                self.plateau.step(validation_loss)
+            rate = float(self.optimizer.param_groups[0]["lr"])
+            self.epoch += 1
+            improved = force_mae < self.best_force_mae
+            self.best_force_mae = min(force_mae, self.best_force_mae)
+            self.seconds += time.monotonic() - start
+            row = dict(
+                zip(
+                    LOG_COLUMNS,
+                    (self.epoch, self.step, rate, train_loss, validation_loss, energy_mae, force_mae, self.best_force_mae, round(self.seconds, 2)),
+                    strict=True,
+                )
+            )
+            if improved:
+                self.save(self.folder / "best.pt")
+            self._log(row)
+            if on_epoch is not None:
+                on_epoch(self, row)
+            stop = self.recipe.schedule == "plateau" and rate < self.recipe.final_learning_rate
+            if stop or time.monotonic() - saved > 60.0:
+                self.save(last)
+                saved = time.monotonic()
+            if stop:
+                break
+        self.save(last)
+        return self.folder / "best.pt"
+
+    def _log(self, row: dict[str, Any]) -> None:
+        path = self.folder / "log.csv"
+        is_new = not path.exists()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+
+    def save(self, path: Path) -> None:
+        """Write everything that a resumed run or an export needs."""
+        record = {
+            "format": 1,
+            "package_version": __version__,
+            "recipe": json.dumps(self.recipe.as_dict()),
+            "provenance": json.dumps(self.provenance()),
+            "force_field": self.force_field.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "evaluated": self.evaluated.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_force_mae": self.best_force_mae,
+            "step_losses": self.step_losses,
+        }
+        with atomic_path(path) as temporary:
+            torch.save(record, temporary)
+
+    def provenance(self) -> dict[str, Any]:
+        """What the weights were trained on."""
+        return {
+            "dataset": self.frames.name,
+            "level_of_theory": self.frames.level_of_theory,
+            "source": self.frames.source,
+            "constraints": self.frames.constraints,
+            "periodic": self.frames.cells is not None,
+            "atomic_numbers": [int(number) for number in self.frames.atomic_numbers],
+            "dataset_hash": self.split.dataset_hash,
+            "split_hash": self.split.hash,
+            "split_seed": self.split.seed,
+            "n_train": len(self.split.train),
+            "n_validation": len(self.split.validation),
+            "has_energies": self.frames.energies is not None,
+        }
+
+    def load(self, path: Path) -> None:
+        """Go on from ``last.pt``; lines logged after it are dropped.
+
+        Raises:
+            TrainingError: the checkpoint belongs to another recipe or data set.
+        """
+        record = load_checkpoint(path)
+        recipe = Recipe.from_dict(json.loads(record["recipe"]))
+        # Limits may grow between resumes; anything else would make another run of it.
+        limits = {"max_minutes": 1.0} | ({"max_epochs": 1} if recipe.schedule == "plateau" else {})
+        if recipe.with_overrides(**limits) != self.recipe.with_overrides(**limits):
+            raise TrainingError(f"{path} was made with another recipe; give the same options, or another folder")
+        if json.loads(record["provenance"])["split_hash"] != self.split.hash:
+            raise TrainingError(f"{path} was made with another data set or split; give the same, or another folder")
+        self.force_field.load_state_dict(record["force_field"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(record["averaged"])
+        self.optimizer.load_state_dict(record["optimizer"])
+        self.plateau.load_state_dict(record["plateau"])
+        self.epoch, self.step = record["epoch"], record["step"]
+        self.seconds, self.best_force_mae = record["seconds"], record["best_force_mae"]
+        self.step_losses = record["step_losses"]
+        log = self.folder / "log.csv"
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            with atomic_path(log) as temporary:
+                temporary.write_text("".join(lines[: 1 + self.epoch]), encoding="utf-8")
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values are allowed in it.
+
+    Raises:
+        TrainingError: missing, damaged, or not a checkpoint of this package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrainingError(f"{path} does not exist; give the best.pt or last.pt of a training folder")
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TrainingError(f"{path} is not a readable checkpoint ({type(error).__name__}); train or copy it again") from error
+    if not isinstance(record, dict) or record.get("format") != 1:
+        raise TrainingError(f"{path} is not a checkpoint of this package (format 1 wanted)")
+    return record
+
+
+def force_field_from_checkpoint(record: dict[str, Any]) -> ForceField:
+    """The evaluated (averaged) force field of a checkpoint."""
+    recipe = Recipe.from_dict(json.loads(record["recipe"]))
+    provenance = json.loads(record["provenance"])
+    numbers = provenance["atomic_numbers"]
+    network = build_network(recipe.model, recipe.hyperparameters, sorted(set(numbers)))
+    force_field = ForceField(network, torch.tensor(numbers))
+    force_field.load_state_dict(record["evaluated"])
+    return force_field
+
+
+def predict(force_field: ForceField, frames: Frames, batch_size: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (n_frames,), eV, reference included, and forces (n_frames, n_atoms, 3), eV/A."""
+    device = force_field.scale.device
+    dtype = next(force_field.parameters()).dtype
+    batcher = Batcher(force_field)
+    energies, forces = [], []
+    for start in range(0, frames.n_frames, batch_size):
+        chunk = slice(start, start + batch_size)
+        cells = None if frames.cells is None else torch.as_tensor(frames.cells[chunk], device=device).to(dtype)
+        batch = batcher(torch.as_tensor(frames.positions[chunk], device=device).to(dtype), cells)
+        energy, force = force_field(batch)
+        energies.append(energy.detach().double() + force_field.reference_energy())
+        forces.append(force.detach().double())
+    return torch.cat(energies).cpu().numpy(), torch.cat(forces).cpu().numpy()
