@@ -24,6 +24,8 @@ _SPELLINGS = {"Ang": "A", "Angstrom": "A", "angstrom": "A", "Bohr": "bohr", "Har
 # in kcal/mol/A or kJ/mol/A 25-180; a minimized structure 1e-3 and less is no training set.
 FORCE_RANGE = (1e-3, 20.0)
 DISTANCE_RANGE = (0.5, 5.0)
+# Unwrapped atoms of the longest simulations diffuse less than 1e5 A.
+MAX_COORDINATE = 1e6
 # The longest X-H bond of main-group chemistry is Si-H, 1.48 A; in bohr read as A, O-H is 1.8.
 MAX_HYDROGEN_DISTANCE = 1.75
 
@@ -87,6 +89,11 @@ def check_plausible(frames: Frames) -> None:
     Raises:
         DataError: a median lies outside its range; the message names the unit it looks like.
     """
+    farthest = float(np.abs(frames.positions).max())
+    if farthest > MAX_COORDINATE:
+        raise DataError(
+            f"positions reach {farthest:.3g} A, farther than {MAX_COORDINATE:g}; the file is damaged"
+        )
     n_samples = max(1, min(16, 4000 // frames.n_atoms))
     chosen = frames.select(np.unique(np.linspace(0, frames.n_frames - 1, n_samples).astype(np.int64)))
     if chosen.n_atoms > 1:

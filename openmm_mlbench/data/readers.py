@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.data.file_units import OWN_UNITS, Units, check_plausible
 from openmm_mlbench.data.frames import Frames
-from openmm_mlbench.data.npz import FREE_BYTES, MAX_ARRAY_BYTES, MAX_EXPANSION, NpzFile, existing_file
+from openmm_mlbench.data.npz import FREE_BYTES, MAX_ARRAY_BYTES, MAX_EXPANSION, NpzFile, existing_file, reason
 from openmm_mlbench.errors import DataError
 from openmm_mlbench.files import atomic_path
 
@@ -33,6 +33,7 @@ MD17_INTERVAL_FS = 0.5
 
 
 MD17_UNITS = Units(length="A", energy="kcal/mol")
+_ARRAYS = ("atomic_numbers", "positions", "energies", "forces", "cells", "frame_indices")
 
 
 # --- npz --------------------------------------------------------------------------
@@ -55,9 +56,7 @@ def write_npz(
         provenance: any text, kept as it is.
     """
     arrays: dict[str, Any] = {
-        key: getattr(frames, key)
-        for key in ("atomic_numbers", "positions", "energies", "forces", "cells", "frame_indices")
-        if getattr(frames, key) is not None
+        key: getattr(frames, key) for key in _ARRAYS if getattr(frames, key) is not None
     }
     if single:
         arrays |= {key: arrays[key].astype(np.float32) for key in ("positions", "forces") if key in arrays}
@@ -171,12 +170,17 @@ def _read_meta(archive: NpzFile) -> dict[str, Any]:
     if "meta" not in archive:
         return {}
     meta = _json_object(archive.path, "meta", archive.text("meta"))
+    # A damaged name must not pass for an absent array.
     unknown = sorted(set(meta) - {"name", "units", *_DESCRIPTION})
-    if unknown:
-        raise DataError(
-            f"{archive.path}: meta holds unknown {', '.join(unknown)}; written by a newer version?"
-        )
+    unknown += sorted(set(archive.keys) - {"meta", "provenance", *_ARRAYS, "z", "R", "E", "F"})
+    _refuse_unknown(archive.path, unknown)
     return meta
+
+
+def _refuse_unknown(path: Path, unknown: list[str]) -> None:
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise DataError(f"{path}: holds unknown {names}; it is damaged, or was written by a newer version")
 
 
 def _stated_units(archive: NpzFile, meta: dict[str, Any]) -> Units | None:
@@ -293,8 +297,7 @@ def read_extxyz(
             warnings.simplefilter("ignore")
             images = list(ase.io.iread(str(found), index=":", format="extxyz"))
     except Exception as error:  # ase raises what its parser happens to meet
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{found}: truncated or no extended XYZ ({reason}); write it again") from error
+        raise DataError(f"{found}: truncated or no extended XYZ ({reason(error)}); write it again") from error
     if not images:
         raise DataError(f"{found}: holds no frames; wanted extended XYZ")
     numbers = images[0].numbers
@@ -346,13 +349,14 @@ def write_hdf5(frames: Frames, path: str | os.PathLike[str]) -> None:
         for key, value in _meta(frames).items():
             if key != "units" and value is not None:
                 file.attrs[key] = value
-        for key in ("atomic_numbers", "positions", "energies", "forces", "cells", "frame_indices"):
+        for key in _ARRAYS:
             array = getattr(frames, key)
             if array is None:
                 continue
             per_frame = key != "atomic_numbers"
-            chunks = (min(256, len(array)), *array.shape[1:]) if per_frame else None
-            dataset = file.create_dataset(key, data=array, chunks=chunks)
+            chunks = (min(256, len(array)), *array.shape[1:]) if per_frame else array.shape
+            # HDF5 keeps no checksum of its own.
+            dataset = file.create_dataset(key, data=array, chunks=chunks, fletcher32=True)
             if key in _HDF5_UNITS:
                 dataset.attrs["unit"] = _HDF5_UNITS[key]
 
@@ -373,10 +377,9 @@ def read_hdf5(path: str | os.PathLike[str], *, name: str | None = None, check: b
     found = existing_file(path)
     try:
         with h5py.File(found, "r") as file:
-            arrays = {
-                key: _hdf5_array(found, file, key)
-                for key in (*_HDF5_UNITS, "atomic_numbers", "frame_indices")
-            }
+            unknown = sorted((set(file) - set(_ARRAYS)) | (set(file.attrs) - {"name", *_DESCRIPTION}))
+            _refuse_unknown(found, unknown)
+            arrays = {key: _hdf5_array(found, file, key) for key in _ARRAYS}
             attributes = {
                 key: _plain(file.attrs[key]) for key in ("name", *_DESCRIPTION) if key in file.attrs
             }
@@ -384,9 +387,8 @@ def read_hdf5(path: str | os.PathLike[str], *, name: str | None = None, check: b
     except DataError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{found}: truncated or no HDF5 file ({reason}); copy or download it again"
+            f"{found}: truncated or no HDF5 file ({reason(error)}); copy or download it again"
         ) from error
     numbers, positions = arrays["atomic_numbers"], arrays["positions"]
     if numbers is None or positions is None:
@@ -474,6 +476,9 @@ def _build(
         energies = energies[:, 0]  # official MD17 files have (n_frames, 1)
     if interval_fs is not None and not (isinstance(interval_fs, int | float) and 0 < interval_fs < math.inf):
         raise DataError(f"{path}: interval_fs is {interval_fs!r}; wanted a positive number")
+    for text in (name, constraints, level_of_theory, source):
+        if not isinstance(text, str):
+            raise DataError(f"{path}: description holds {text!r}; wanted text")
     if indices is None:
         indices = np.arange(len(positions))
     elif indices.dtype.kind not in "iu":
