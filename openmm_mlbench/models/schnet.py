@@ -92,11 +92,12 @@ class SchNet(nn.Module):
         filters = shifted_softplus(torch.bmm(basis, self.filter_weight_1) + self.filter_bias_1)
         filters = torch.bmm(filters, self.filter_weight_2) + self.filter_bias_2
         filters = filters * cosine_cutoff(distances, self.cutoff).unsqueeze(1)
-        filters = torch.cat([filters, filters], dim=1)
+        # One tensor per interaction; indexing instead would cost a zero-filled gradient each.
+        both_ways = torch.cat([filters, filters], dim=1).unbind(0)
         x = self.embedding(species)
         for k, (atom_in, atom_mid, atom_out) in enumerate(zip(self.atom_in, self.atom_mid, self.atom_out)):
             # Eq. 2: continuous-filter convolution, then two atom-wise layers and the residual.
-            messages = atom_in(x).index_select(0, neighbour) * filters[k]
+            messages = atom_in(x).index_select(0, neighbour) * both_ways[k]
             gathered = torch.zeros(x.size(0), messages.size(1), dtype=x.dtype, device=x.device).index_add(0, centre, messages)
             x = x + atom_out(shifted_softplus(atom_mid(gathered)))
         return self.output_2(shifted_softplus(self.output_1(x))).squeeze(1)

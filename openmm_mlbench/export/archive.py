@@ -1,0 +1,130 @@
+"""TorchScript archives with their card inside: writing, reading, finding."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmm_mlbench.assets import asset_path, asset_root
+from openmm_mlbench.errors import MLBenchError, ModelError
+from openmm_mlbench.export.card import Card
+from openmm_mlbench.export.exported_model import ExportedModel
+from openmm_mlbench.files import atomic_path, sha256_file
+from openmm_mlbench.models.force_field import ForceField
+from openmm_mlbench.models.registry import build_network
+
+CARD_FILE = "card.json"
+# A card is a few kB; anything larger is not one.
+LARGEST_CARD = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """An exported model on disk.
+
+    Args:
+        id: ``<data set>/<model>`` of a shipped model, else the path as given.
+        path: of the ``.pt`` file.
+        sha256: of its bytes.
+        card: read from it.
+    """
+
+    id: str
+    path: Path
+    sha256: str
+    card: Card
+
+    def load_script(self) -> torch.jit.ScriptModule:
+        """The TorchScript module. An archive is code: load only what you trust."""
+        try:
+            return torch.jit.load(str(self.path), map_location="cpu")
+        except (RuntimeError, ValueError) as error:
+            line = str(error).strip().splitlines()[0][:200]
+            raise ModelError(f"{self.path} cannot be loaded as TorchScript ({line}); export or copy it again") from error
+
+    def load_eager(self) -> ExportedModel:
+        """The same weights in this package's own network classes."""
+        state = self.load_script().state_dict()
+        network = build_network(self.card.model, self.card.hyperparameters, self.card.species)
+        force_field = ForceField(network, torch.tensor(self.card.example_atomic_numbers))
+        model = ExportedModel(force_field)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ModelError(f"{self.path}: weights do not fit the card's {self.card.model} network; export it again") from error
+        return model.eval()
+
+
+def save_archive(force_field: ForceField, card: Card, path: str | Path) -> None:
+    """Script the model and write it with its card, atomically."""
+    module = torch.jit.script(ExportedModel(force_field.cpu()).eval())
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files={CARD_FILE: card.to_json()})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def read_card(path: str | Path) -> Card:
+    """Read the card of an archive without running any of its code.
+
+    Raises:
+        ModelError: missing, not an archive, truncated, or without a card.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist; `openmm-mlbench models` lists the shipped models")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(f"/extra/{CARD_FILE}")]
+            if len(names) != 1:
+                raise ModelError(f"{path} has no card; export it with `openmm-mlbench export`")
+            if archive.getinfo(names[0]).file_size > LARGEST_CARD:
+                raise ModelError(f"{path}: its card is larger than {LARGEST_CARD} bytes; this is not a model of ours")
+            text = archive.read(names[0]).decode("utf-8")
+    except (zipfile.BadZipFile, EOFError, UnicodeDecodeError, OSError) as error:
+        raise ModelError(f"{path} is not a complete TorchScript archive ({error}); export or copy it again") from error
+    return Card.from_json(text, str(path))
+
+
+def find_archive(id_or_path: str | Path) -> Archive:
+    """A shipped model by id (``ethanol/schnet``) or any archive by path.
+
+    Raises:
+        ModelError: neither exists.
+    """
+    text = str(id_or_path)
+    path = Path(text)
+    if not path.is_file():
+        try:
+            shipped = asset_path("torchscript_models", *f"{text}.pt".split("/"))
+        except MLBenchError:
+            shipped = None
+        if shipped is None or not shipped.is_file():
+            known = ", ".join(list_archives()) or "none"
+            raise ModelError(f"model {text!r} is neither a file nor a shipped model; shipped are {known}")
+        path = shipped
+    return Archive(id=text, path=path, sha256=sha256_file(path), card=read_card(path))
+
+
+def list_archives() -> list[str]:
+    """Ids of the shipped models."""
+    root = asset_root() / "torchscript_models"
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.glob("*/*.pt"))
+
+
+def describe(archive: Archive) -> dict[str, Any]:
+    """One line of `openmm-mlbench models`."""
+    card = archive.card
+    return {
+        "id": archive.id,
+        "model": card.model,
+        "parameters": card.n_parameters,
+        "kind": "conservative" if card.claims.conservative else "direct",
+        "cutoff_A": card.cutoff_A,
+        "dataset": card.trained_on.dataset,
+        "n_train": card.trained_on.n_train,
+        "force_mae_meV_A": card.errors.get("force_mae_meV_A"),
+    }

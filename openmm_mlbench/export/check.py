@@ -1,0 +1,241 @@
+"""The proof of an exported model: what was measured, beside its tolerance.
+
+Claims of the card are gates; what a model does not claim is measured and shown.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from openmm_mlbench.errors import ModelError
+from openmm_mlbench.export.ahead_of_time import specialise
+from openmm_mlbench.export.archive import Archive
+from openmm_mlbench.export.exported_model import ExportedModel
+from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
+
+# Largest relative difference by dtype of the network: rounding of sums over some hundred terms.
+TOLERANCES = {"float32": 2e-5, "float64": 1e-10}
+# Central differences in float64 at 1e-5 nm are limited by the curvature, not by rounding.
+FINITE_DIFFERENCE_TOLERANCE = 1e-5
+FLOAT32_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRow:
+    """One line of the table.
+
+    Args:
+        name: what was compared.
+        measured: the largest relative difference found.
+        tolerance: allowed, or None where the card claims nothing.
+        passed: within the tolerance, or nothing claimed.
+    """
+
+    name: str
+    measured: float
+    tolerance: float | None
+
+    @property
+    def passed(self) -> bool:
+        """A NaN never passes a gate."""
+        return self.tolerance is None or self.measured <= self.tolerance
+
+
+class _Checker:
+    def __init__(self, archive: Archive, atomic_numbers: NDArray[np.int64], positions_nm: NDArray[np.float64]) -> None:
+        self.archive = archive
+        self.card = archive.card
+        self.numbers = torch.as_tensor(atomic_numbers, dtype=torch.long)
+        # Small displacements, so that no symmetry of the structure hides a force.
+        noise = np.random.default_rng(0).normal(scale=0.005, size=positions_nm.shape)
+        self.positions = torch.as_tensor(positions_nm + noise, dtype=torch.float64)
+        self.eager = self._with_numbers(archive.load_eager(), self.numbers)
+        self.energy, self.forces = self.eager(self.positions)
+        self.force_size = float(self.forces.abs().max())
+        # Energies are compared on the scale of the interaction, not of the reference energy.
+        reference = self.eager.reference[self.numbers].sum() * self.eager.kjmol_per_ev
+        self.energy_size = max(float((self.energy - reference).abs()), 1.0)
+        self.tolerance = TOLERANCES[self.card.dtype]
+
+    @staticmethod
+    def _with_numbers(module: ExportedModel, numbers: Tensor) -> ExportedModel:
+        module.atomic_numbers = numbers
+        return module
+
+    def difference(self, energy: Tensor, forces: Tensor, energy_0: Tensor | None = None, forces_0: Tensor | None = None) -> float:
+        """Larger of the relative differences of energy and forces."""
+        energy_0 = self.energy if energy_0 is None else energy_0
+        forces_0 = self.forces if forces_0 is None else forces_0
+        in_energy = float((energy - energy_0).abs()) / self.energy_size
+        in_forces = float((forces.double() - forces_0.double()).abs().max()) / self.force_size
+        return float(np.fmax(in_energy, in_forces)) if np.isfinite([in_energy, in_forces]).all() else float("nan")
+
+    def scripted(self) -> float:
+        module = torch.jit.script(self.eager)
+        return self.difference(*module(self.positions))
+
+    def reloaded(self) -> float:
+        buffer = io.BytesIO()
+        torch.jit.save(torch.jit.script(self.eager), buffer)
+        buffer.seek(0)
+        return self.difference(*torch.jit.load(buffer)(self.positions))
+
+    def archived(self) -> float:
+        module = self.archive.load_script()
+        module.atomic_numbers = self.numbers
+        return self.difference(*module(self.positions))
+
+    def ahead_of_time(self) -> float:
+        return self.difference(*specialise(self.eager, self.positions)(self.positions))
+
+    def in_openmm(self) -> float:
+        """TorchForce on the Reference platform, as a Context sees it."""
+        import openmm
+        from openmm import unit
+
+        from openmm_mlbench.forces.drivers import make_force
+
+        module = self.archive.load_script().eval()
+        module.atomic_numbers = self.numbers
+        system = openmm.System()
+        for _ in self.numbers:
+            system.addParticle(1.0)
+        system.addForce(make_force(module, periodic=False))
+        platform = openmm.Platform.getPlatformByName("Reference")
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+        context.setPositions(self.positions.numpy())
+        state = context.getState(energy=True, forces=True)
+        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoules_per_mole)
+        forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoules_per_mole / unit.nanometer)
+        return self.difference(torch.tensor(energy, dtype=torch.float64), torch.as_tensor(np.array(forces)))
+
+    def _double(self) -> ExportedModel:
+        return self._with_numbers(self.archive.load_eager().double(), self.numbers)
+
+    def finite_differences(self) -> float:
+        """Forces against central differences of the energy, in float64."""
+        model = self._double()
+        _, forces = model(self.positions)
+        step = 1e-5
+        numerical = torch.zeros_like(forces)
+        for atom in range(len(self.numbers)):
+            for axis in range(3):
+                shifted = []
+                for sign in (1.0, -1.0):
+                    moved = self.positions.clone()
+                    moved[atom, axis] += sign * step
+                    shifted.append(model(moved)[0])
+                numerical[atom, axis] = -(shifted[0] - shifted[1]) / (2 * step)
+        return float((numerical - forces).abs().max()) / self.force_size
+
+    def _transformed(self, matrix: NDArray[np.float64]) -> float:
+        turned = torch.as_tensor(matrix)
+        energy, forces = self.eager(self.positions @ turned.T)
+        return self.difference(energy, forces, forces_0=self.forces @ turned.T)
+
+    def rotation(self) -> float:
+        matrices = Rotation.random(3, random_state=1).as_matrix()
+        return max(self._transformed(matrix) for matrix in matrices)
+
+    def parity(self) -> float:
+        return self._transformed(-np.eye(3))
+
+    def permutation(self) -> float:
+        """All atoms in reverse order, and equal atoms exchanged."""
+        order = torch.arange(len(self.numbers) - 1, -1, -1)
+        self.eager.atomic_numbers = self.numbers[order]
+        energy, forces = self.eager(self.positions[order])
+        self.eager.atomic_numbers = self.numbers
+        return self.difference(energy, forces, forces_0=self.forces[order])
+
+    def _box(self) -> Tensor:
+        """A triclinic box whose height is below twice the cutoff, if the structure fits."""
+        extent = float((self.positions.max(0).values - self.positions.min(0).values).max())
+        edge = max(0.18 * self.card.cutoff_A, extent + 0.3)
+        return edge * torch.tensor([[1.0, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.1, 0.3, 1.0]], dtype=torch.float64)
+
+    def lattice_translation(self) -> float:
+        box = self._box()
+        energy_0, forces_0 = self.eager(self.positions, box)
+        return self.difference(*self.eager(self.positions + box[1] - 2 * box[2], box), energy_0, forces_0)
+
+    def outside_the_box(self) -> float:
+        """Every atom moved by its own lattice vector, up to three boxes away."""
+        box = self._box()
+        energy_0, forces_0 = self.eager(self.positions, box)
+        shifts = np.random.default_rng(2).integers(-3, 4, size=self.positions.shape)
+        scattered = self.positions + torch.as_tensor(shifts, dtype=torch.float64) @ box
+        return self.difference(*self.eager(scattered, box), energy_0, forces_0)
+
+    def net_force(self) -> float:
+        return float(torch.linalg.vector_norm(self.forces.double().sum(0))) / self.force_size
+
+    def float64(self) -> float:
+        return self.difference(*self._double()(self.positions))
+
+    def float32_positions(self) -> float:
+        """The contract under single precision: dtype and memory layout of the forces."""
+        energy, forces = self.eager(self.positions.float())
+        if forces.dtype != torch.float32 or energy.dtype != torch.float64 or not forces.is_contiguous():
+            return float("nan")
+        return self.difference(energy, forces)
+
+
+def check_archive(
+    archive: Archive,
+    atomic_numbers: NDArray[np.int64],
+    positions_nm: NDArray[np.float64],
+    *,
+    on_row: Callable[[CheckRow], None] | None = None,
+) -> list[CheckRow]:
+    """Measure everything that an exported model promises.
+
+    Args:
+        archive: the model.
+        atomic_numbers: (n_atoms,), an ordinary structure of its species.
+        positions_nm: (n_atoms, 3), nm.
+        on_row: called after each measurement.
+
+    Returns:
+        One row per measurement; ``all(row.passed for row in rows)`` is the verdict.
+
+    Raises:
+        ModelError: a species of the structure is not among the model's.
+    """
+    unseen = sorted({int(number) for number in atomic_numbers} - set(archive.card.species))
+    if unseen:
+        raise ModelError(
+            f"{archive.id} does not know the atomic numbers {unseen}; give a structure made of {archive.card.species}"
+        )
+    checker = _Checker(archive, atomic_numbers, positions_nm)
+    claims, tolerance = archive.card.claims, checker.tolerance
+    small = 1 < len(atomic_numbers) <= ALL_PAIRS_LIMIT
+    plan: list[tuple[str, Callable[[], float], float | None]] = [
+        ("scripted against eager", checker.scripted, tolerance),
+        ("saved and reloaded against eager", checker.reloaded, tolerance),
+        ("archive against eager", checker.archived, tolerance),
+        *([("ahead-of-time against eager", checker.ahead_of_time, tolerance)] if small else []),
+        ("in OpenMM against eager", checker.in_openmm, tolerance),
+        ("permutation of atoms", checker.permutation, tolerance),
+        ("translation by lattice vectors", checker.lattice_translation, tolerance),
+        ("atoms outside the box", checker.outside_the_box, tolerance),
+        ("float32 positions", checker.float32_positions, FLOAT32_TOLERANCE),
+        ("float32 against float64", checker.float64, FLOAT32_TOLERANCE),
+        ("forces against finite differences (conservative)", checker.finite_differences, FINITE_DIFFERENCE_TOLERANCE if claims.conservative else None),
+        ("rotation", checker.rotation, tolerance if claims.rotation else None),
+        ("inversion (parity)", checker.parity, tolerance if claims.parity else None),
+        ("net force", checker.net_force, tolerance if claims.zero_net_force else None),
+    ]
+    rows = []
+    for name, measure, limit in plan:
+        row = CheckRow(name=name, measured=measure(), tolerance=limit)
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    return rows

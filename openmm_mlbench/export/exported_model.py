@@ -1,0 +1,73 @@
+"""The module inside an archive: nm and kJ/mol outside, A and eV inside.
+
+``forward(positions, box_vectors=None) -> (energy, forces)`` is the whole
+contract with OpenMM: positions (n_atoms, 3) in nm, float32 or float64,
+unwrapped; box vectors (3, 3) in nm or None; energy a float64 scalar in kJ/mol;
+forces (n_atoms, 3) in kJ/mol/nm, contiguous, in the dtype of the positions.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT, ForceField
+from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs, open_pairs, periodic_pairs
+from openmm_mlbench.units import ANGSTROM_PER_NM, KJMOL_NM_PER_EV_ANGSTROM, KJMOL_PER_EV
+
+
+class ExportedModel(nn.Module):
+    """A force field as OpenMM evaluates it; TorchScript-safe.
+
+    Args:
+        force_field: trained weights, energy zero and scale.
+
+    Attributes:
+        atomic_numbers: (n_selected,), set anew for each topology.
+        atoms: (n_selected,) places of the selected atoms among all, or empty for all atoms.
+    """
+
+    def __init__(self, force_field: ForceField) -> None:
+        super().__init__()
+        self.network = force_field.network
+        self.cutoff: float = force_field.network.cutoff
+        self.register_buffer("atomic_numbers", force_field.atomic_numbers.clone())
+        self.register_buffer("atoms", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("scale", force_field.scale.to(torch.float64).clone())
+        self.register_buffer("reference", force_field.reference.to(torch.float64).clone())
+        # Its dtype is the dtype of the network, also after .double().
+        self.register_buffer("one", torch.ones(()))
+        self.angstrom_per_nm = ANGSTROM_PER_NM
+        self.kjmol_per_ev = KJMOL_PER_EV
+        self.force_factor = KJMOL_NM_PER_EV_ANGSTROM
+        self.all_pairs_limit = ALL_PAIRS_LIMIT
+
+    def pairs(self, positions: Tensor, box_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pair list of positions (n_atoms, 3) in A; see :mod:`openmm_mlbench.models.neighbours`."""
+        if box_vectors is not None:
+            return periodic_pairs(positions, box_vectors.to(positions.dtype) * self.angstrom_per_nm, self.cutoff)
+        if positions.size(0) <= self.all_pairs_limit:
+            index = all_pairs(positions.size(0), positions.device)
+            return index, positions[index[1]] - positions[index[0]]
+        return open_pairs(positions, self.cutoff)
+
+    def evaluate(self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Energy (float64, kJ/mol) and forces (n_selected, 3) in the network's dtype, kJ/mol/nm."""
+        vectors = pair_vectors.detach().to(self.one.dtype).requires_grad_(True)  # noqa: FBT003
+        per_atom = self.network.atomic_energies(vectors, topology)
+        gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
+        assert gradient is not None
+        energy = per_atom.detach().to(torch.float64).sum() * self.scale
+        energy = (energy + self.reference[self.atomic_numbers].sum()) * self.kjmol_per_ev
+        forces = forces_from_pairs(gradient, pair_index, per_atom.size(0))
+        return energy, forces * (self.scale * self.force_factor).to(forces.dtype)
+
+    def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Energy and forces; see the head of this file."""
+        # OpenMM's Reference kernel hands over positions that require a gradient nobody reads.
+        where = positions.detach()
+        selected = where if self.atoms.size(0) == 0 else where[self.atoms]
+        pair_index, pair_vectors = self.pairs(selected * self.angstrom_per_nm, box_vectors)
+        energy, forces = self.evaluate(pair_vectors, pair_index, self.network.topology(self.atomic_numbers, pair_index))
+        forces = forces.to(where.dtype)
+        if self.atoms.size(0) > 0:
+            forces = torch.zeros_like(where).index_copy(0, self.atoms, forces)
+        return energy, forces.contiguous()

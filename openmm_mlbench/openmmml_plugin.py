@@ -1,0 +1,56 @@
+"""The plugin of OpenMM-ML: ``MLPotential("openmm-mlbench", model="ethanol/schnet")``.
+
+OpenMM-ML imports this file through the entry-point group ``openmmml.potentials``
+each time it is imported itself, so nothing heavy is imported here.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+from openmm_mlbench.errors import PotentialError
+
+if TYPE_CHECKING:
+    import openmm
+    from openmm import app
+
+    from openmm_mlbench.potential import Potential
+
+
+class MLBenchPotentialImplFactory(MLPotentialImplFactory):
+    """``MLPotential("openmm-mlbench", model="ethanol/schnet")`` of OpenMM-ML."""
+
+    def createImpl(self, name: str, **args: Any) -> "MLBenchPotentialImpl":  # noqa: N802
+        """OpenMM-ML calls this with the keywords of ``MLPotential``."""
+        from openmm_mlbench.potential import Potential
+
+        if "model" not in args:
+            raise PotentialError(f"MLPotential({name!r}) needs model=..., an id like 'ethanol/schnet' or a path of a .pt file")
+        return MLBenchPotentialImpl(Potential.load(args["model"]))
+
+
+class MLBenchPotentialImpl(MLPotentialImpl):
+    """Adds the learned force to Systems that OpenMM-ML builds.
+
+    Args:
+        potential: the model.
+    """
+
+    def __init__(self, potential: "Potential") -> None:
+        self.potential = potential
+
+    def addForces(  # noqa: N802
+        self,
+        topology: "app.Topology",
+        system: "openmm.System",
+        atoms: Iterable[int] | None,
+        forceGroup: int,
+        driver: str = "auto",
+        evaluation: str = "auto",
+        **_: Any,
+    ) -> None:
+        """OpenMM-ML calls this with the keywords of ``createSystem``."""
+        self.potential.add_to(
+            system, topology, atoms, force_group=forceGroup, driver=driver, evaluation=evaluation
+        )

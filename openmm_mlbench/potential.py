@@ -1,0 +1,242 @@
+"""A learned force field in any OpenMM script.
+
+    from openmm_mlbench import Potential
+    system = Potential.load("ethanol/schnet").create_system(topology)
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openmm
+import torch
+from openmm import app, unit
+
+from openmm_mlbench.errors import PotentialError
+from openmm_mlbench.export.ahead_of_time import specialise
+from openmm_mlbench.export.archive import Archive, find_archive
+from openmm_mlbench.export.card import Card
+from openmm_mlbench.forces.drivers import make_force
+from openmm_mlbench.forces.platforms import prepare_platforms
+from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+EVALUATIONS = ("auto", "autograd", "ahead-of-time")
+
+
+class Potential:
+    """An exported model, ready to become forces of an OpenMM System.
+
+    Args:
+        archive: where it lies; use :meth:`load`.
+
+    Attributes:
+        id: shipped id or path.
+        card: what the model is and claims.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.id = archive.id
+        self.card: Card = archive.card
+
+    @classmethod
+    def load(cls, id_or_path: str | Path) -> "Potential":
+        """Find a shipped model by id, or an archive by path, and read its card.
+
+        Raises:
+            ModelError: missing or damaged.
+        """
+        prepare_platforms()
+        return cls(find_archive(id_or_path))
+
+    def description(self) -> dict[str, Any]:
+        """What a run folder records about the model."""
+        import dataclasses
+
+        return {"id": self.id, "sha256": self.archive.sha256, "card": dataclasses.asdict(self.card)}
+
+    def module(
+        self,
+        atomic_numbers: Sequence[int],
+        *,
+        atoms: Sequence[int] | None = None,
+        periodic: bool = False,
+        evaluation: str = "auto",
+    ) -> torch.jit.ScriptModule:
+        """The TorchScript module for these atoms.
+
+        Args:
+            atomic_numbers: (n_selected,), in order.
+            atoms: places of the selected atoms in the System, or None for all.
+            periodic: whether box vectors will be given.
+            evaluation: ``ahead-of-time`` (no autograd at run time; small molecules in open
+                space), ``autograd``, or ``auto``: the first where it serves.
+        """
+        if evaluation not in EVALUATIONS:
+            raise PotentialError(f"evaluation {evaluation!r} is not known; use one of {', '.join(EVALUATIONS)}")
+        self._check_species(atomic_numbers)
+        numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
+        places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
+        static = not periodic and 1 < len(numbers) <= ALL_PAIRS_LIMIT
+        if evaluation == "ahead-of-time" and not static:
+            raise PotentialError(
+                f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
+                f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
+            )
+        if static and evaluation != "autograd":
+            model = self.archive.load_eager()
+            model.atomic_numbers, model.atoms = numbers, places
+            return specialise(model, _spread_positions(len(numbers)))
+        script = self.archive.load_script().eval()
+        script.atomic_numbers, script.atoms = numbers, places
+        return script
+
+    def add_to(
+        self,
+        system: openmm.System,
+        topology: app.Topology,
+        atoms: Iterable[int] | None = None,
+        *,
+        force_group: int = 0,
+        driver: str = "auto",
+        evaluation: str = "auto",
+    ) -> openmm.Force:
+        """Add the learned force to a System and return it.
+
+        Args:
+            system: with a particle for every atom of the topology.
+            topology: elements and box.
+            atoms: places of the atoms it acts on, or None for all.
+            force_group: of the new force.
+            driver: see :func:`openmm_mlbench.forces.drivers.make_force`.
+            evaluation: see :meth:`module`.
+
+        Raises:
+            PotentialError: an element, the box or an index does not fit.
+        """
+        everything = list(topology.atoms())
+        if system.getNumParticles() != len(everything):
+            raise PotentialError(
+                f"the System has {system.getNumParticles()} particles, the topology {len(everything)} atoms; give the pair that belongs together"
+            )
+        chosen = None if atoms is None else [int(place) for place in atoms]
+        if chosen is not None and (not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0 or max(chosen) >= len(everything)):
+            raise PotentialError(f"atoms must be different places in 0-{len(everything) - 1}, at least one; got {chosen[:10]}")
+        numbers = []
+        for place in range(len(everything)) if chosen is None else chosen:
+            element = everything[place].element
+            if element is None:
+                raise PotentialError(f"atom {place} ({everything[place].name}) has no element; give the topology real elements")
+            numbers.append(element.atomic_number)
+        box = topology.getPeriodicBoxVectors()
+        if box is not None:
+            self._check_box(box)
+        module = self.module(numbers, atoms=chosen, periodic=box is not None, evaluation=evaluation)
+        force = make_force(module, periodic=box is not None, driver=driver)
+        force.setForceGroup(force_group)
+        force.setName(f"openmm-mlbench {self.id}")
+        system.addForce(force)
+        return force
+
+    def create_system(
+        self,
+        topology: app.Topology,
+        constraints: Any = None,
+        removeCMMotion: bool = True,
+        hydrogenMass: Any = None,
+        driver: str = "auto",
+        evaluation: str = "auto",
+    ) -> openmm.System:
+        """A System whose only interactions are learned; keywords as of ``ForceField.createSystem``.
+
+        Args:
+            topology: elements, box if periodic, and bonds where hydrogenMass needs them.
+            constraints: None; the labels of the model must have been made the same way.
+            removeCMMotion: add a CMMotionRemover.
+            hydrogenMass: mass of hydrogens, taken from the atom each is bonded to.
+            driver: ``torchforce``, ``pythonforce`` or ``auto``.
+            evaluation: ``ahead-of-time``, ``autograd`` or ``auto``.
+
+        Raises:
+            PotentialError: an element, the box or the constraints do not fit the model.
+        """
+        self._check_constraints(constraints)
+        system = openmm.System()
+        for atom in topology.atoms():
+            if atom.element is None:
+                raise PotentialError(f"atom {atom.index} ({atom.name}) has no element; give the topology real elements")
+            system.addParticle(atom.element.mass)
+        box = topology.getPeriodicBoxVectors()
+        if box is not None:
+            system.setDefaultPeriodicBoxVectors(*box)
+        if hydrogenMass is not None:
+            _move_mass_to_hydrogens(system, topology, hydrogenMass)
+        self.add_to(system, topology, driver=driver, evaluation=evaluation)
+        if removeCMMotion:
+            system.addForce(openmm.CMMotionRemover())
+        return system
+
+    def as_ase_calculator(self) -> "Calculator":
+        """The same model as a calculator of ASE."""
+        from openmm_mlbench.ase_calculator import MLBenchCalculator
+
+        return MLBenchCalculator(self)
+
+    def _check_species(self, atomic_numbers: Sequence[int]) -> None:
+        unseen = sorted(set(atomic_numbers) - set(self.card.species))
+        if unseen:
+            symbols = ", ".join(app.Element.getByAtomicNumber(number).symbol for number in unseen)
+            seen = ", ".join(app.Element.getByAtomicNumber(number).symbol for number in self.card.species)
+            raise PotentialError(
+                f"{self.id} was not trained on {symbols}; it knows {seen}; use a model trained on these elements"
+            )
+
+    def _check_box(self, box: Any) -> None:
+        vectors = np.array(box.value_in_unit(unit.nanometer) if unit.is_quantity(box) else box, dtype=float)
+        if not np.isfinite(vectors).all() or abs(np.linalg.det(vectors)) < 1e-6:
+            raise PotentialError(f"the box vectors {vectors.tolist()} nm span no volume; give a real box, or none")
+        lengths = np.linalg.norm(vectors, axis=1)
+        if lengths.min() * 10 < 0.2 * self.card.cutoff_A:
+            raise PotentialError(
+                f"the shortest box vector is {10 * lengths.min():.2f} A, below a fifth of the cutoff of "
+                f"{self.card.cutoff_A:g} A; are the box vectors in nm?"
+            )
+
+    def _check_constraints(self, constraints: Any) -> None:
+        trained = self.card.trained_on.constraints
+        if trained == "none" and constraints is not None:
+            raise PotentialError(
+                f"{self.id} was trained on flexible hydrogens, constraints={constraints} was asked for; use constraints=None "
+                "and at most 1 fs, or a model trained on constrained data"
+            )
+        if trained != "none":
+            raise PotentialError(
+                f"{self.id} was trained with {trained} constraints, whose labels hold no restoring force along these bonds; "
+                "running such models is not supported by this version"
+            )
+
+
+def _spread_positions(n_atoms: int) -> torch.Tensor:
+    """A configuration (n_atoms, 3) in nm to trace with: atoms on a cubic grid 0.15 nm apart."""
+    side = int(np.ceil(n_atoms ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:n_atoms]
+    return torch.as_tensor(0.15 * grid, dtype=torch.float64)
+
+
+def _move_mass_to_hydrogens(system: openmm.System, topology: app.Topology, mass: Any) -> None:
+    """Hydrogen mass repartitioning, as ``ForceField.createSystem`` does it."""
+    mass = mass if unit.is_quantity(mass) else mass * unit.dalton
+    moved = 0
+    for bond in topology.bonds():
+        for hydrogen, heavy in ((bond[0], bond[1]), (bond[1], bond[0])):
+            if hydrogen.element is app.element.hydrogen and heavy.element not in (app.element.hydrogen, None):
+                transfer = mass - system.getParticleMass(hydrogen.index)
+                system.setParticleMass(hydrogen.index, mass)
+                system.setParticleMass(heavy.index, system.getParticleMass(heavy.index) - transfer)
+                moved += 1
+    if moved == 0:
+        raise PotentialError("hydrogenMass was given, but the topology has no bonds to hydrogens; add bonds (CONECT) or leave it out")
