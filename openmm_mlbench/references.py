@@ -145,14 +145,13 @@ class Reference:
         per_chunk = round(length_ps / self.block_ps)
         if n_blocks < 2 or per_chunk < 1:
             return None
-        if 2 * per_chunk > n_blocks:
+        if 2 * per_chunk >= n_blocks:
             half = n_blocks // 2
-            value = self._mae(self.blocks[:half], self.blocks[half:])
             length = half * self.block_ps
-            note = (
-                f"first against second half of the reference, {length:.3g} ps each: it is too short for chunks of "
-                f"{length_ps:.3g} ps"
-            )
+            note = f"first against second half of the reference, {length:.3g} ps each"
+            if per_chunk > half:
+                note += f": it is too short for chunks of {length_ps:.3g} ps"
+            value = self._mae(self.blocks[:half], self.blocks[half:])
             return NoiseFloor(value=value, length_ps=length, note=note)
         n_chunks = n_blocks // per_chunk
         values = []

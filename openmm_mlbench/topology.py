@@ -1,5 +1,6 @@
 """What a molecule is made of: elements, names and bonds.  Knows no OpenMM and no torch."""
 
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -43,6 +44,34 @@ class Topology:
         return len(self.names)
 
 
+def _check_records(path: Path) -> None:
+    """Refuse what mdtraj's parser would fail on without naming the line (and leave the file open)."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise TrajectoryError(
+            f"{path}: no such file; wanted the PDB file of the simulated structure"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrajectoryError(f"{path}: not a readable PDB file ({error}); export it again") from error
+    n_atoms = 0
+    for number, line in enumerate(lines, 1):
+        if not line.startswith(("ATOM  ", "HETATM")):
+            continue
+        n_atoms += 1
+        fields = (line[30:38], line[38:46], line[46:54])
+        try:
+            finite = all(math.isfinite(float(field)) for field in fields)
+        except ValueError:
+            finite = False
+        if not finite:
+            raise TrajectoryError(
+                f"{path}: not a readable PDB file, line {number} has coordinates {' '.join(fields)!r}; export it again"
+            )
+    if n_atoms == 0:
+        raise TrajectoryError(f"{path}: holds no atoms; wanted ATOM or HETATM records")
+
+
 def read_structure(path: str | os.PathLike[str]) -> tuple[Topology, NDArray[np.float64]]:
     """Read a PDB file: topology and the positions (n_atoms, 3) of its first model, A.
 
@@ -52,8 +81,7 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[Topology, NDArray[np.f
     import mdtraj
 
     pdb_path = Path(path)
-    if not pdb_path.is_file():
-        raise TrajectoryError(f"{pdb_path}: no such file; wanted the PDB file of the simulated structure")
+    _check_records(pdb_path)
     try:
         with warnings.catch_warnings():
             # mdtraj warns about unlikely cells; a structure without a cell is normal here.
@@ -62,8 +90,6 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[Topology, NDArray[np.f
     except Exception as error:  # mdtraj raises what its parser happens to meet: ValueError, KeyError, ...
         raise TrajectoryError(f"{pdb_path}: not a readable PDB file ({error}); export it again") from error
     atoms = list(structure.topology.atoms)
-    if not atoms:
-        raise TrajectoryError(f"{pdb_path}: holds no atoms; wanted ATOM or HETATM records")
     unknown = [atom.name for atom in atoms if atom.element is None or atom.element.number < 1]
     if unknown:
         raise TrajectoryError(

@@ -7,7 +7,6 @@ on from its last segment and gives the same numbers as one that never stopped.
 GFN2-xTB: Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019).
 """
 
-import io
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.data.npz import NpzFile, reason
 from openmm_mlbench.errors import DataError, DependencyError
 from openmm_mlbench.files import atomic_path, read_json, write_json
 from openmm_mlbench.topology import read_structure
@@ -254,8 +254,18 @@ class _Dynamics:
         energy, forces = self._forces(positions_nm * ANGSTROM_PER_NM)
         return energy * KJMOL_PER_EV, forces * KJMOL_NM_PER_EV_ANGSTROM
 
+    def _step(self, n_steps: int) -> None:
+        import openmm
+
+        try:
+            self._integrator.step(n_steps)
+        except openmm.OpenMMException as error:
+            raise DataError(
+                f"GFN2 dynamics of {self._settings.system} stopped: {reason(error)}; use a shorter time step or another seed"
+            ) from error
+
     def equilibrate(self) -> None:
-        self._integrator.step(round(self._settings.equilibration_ps * FS_PER_PS / self._settings.timestep_fs))
+        self._step(round(self._settings.equilibration_ps * FS_PER_PS / self._settings.timestep_fs))
 
     def restore(self, checkpoint: bytes) -> None:
         self._context.loadCheckpoint(checkpoint)
@@ -266,7 +276,7 @@ class _Dynamics:
         trajectory, energies, forces = [], [], []
         for _ in range(n_frames):
             for _ in range(self._settings.samples_per_frame):
-                self._integrator.step(self._settings.steps_per_sample)
+                self._step(self._settings.steps_per_sample)
                 trajectory.append(self._centred())
             # The label belongs to the rounded positions that are stored, not to the ones before.
             energy, force = self._labels(trajectory[-1].astype(np.float64))
@@ -291,10 +301,10 @@ class _Dynamics:
 
 def _read_segment(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            return {key: archive[key] for key in ("trajectory", "energies", "forces", "checkpoint")}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: damaged ({error}); delete the work folder and generate again") from error
+        archive = NpzFile(path)
+        return {key: archive.array(key) for key in ("trajectory", "energies", "forces", "checkpoint")}
+    except DataError as error:
+        raise DataError(f"{path}: damaged; delete it and generate again, which computes it anew") from error
 
 
 def _write_segment(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -392,8 +402,7 @@ def _simulate(
 ) -> list[dict[str, NDArray[Any]]]:
     dynamics = _Dynamics(settings, atomic_numbers, start_A)
     parts: list[dict[str, NDArray[Any]]] = []
-    ready = True  # the context stands where the next segment begins
-    equilibrated = False
+    ready = False  # whether the context stands where the next segment begins
     frames_done = 0
     for index, n_frames in enumerate(settings.segments):
         path = folder / f"segment-{index:04d}.npz"
@@ -401,12 +410,11 @@ def _simulate(
             parts.append(_read_segment(path))
             ready = False
         else:
-            if not ready:
-                dynamics.restore(parts[-1]["checkpoint"].tobytes())
-                ready = True
-            elif index == 0 and not equilibrated:
+            if index == 0:
                 dynamics.equilibrate()
-                equilibrated = True
+            elif not ready:
+                dynamics.restore(parts[-1]["checkpoint"].tobytes())
+            ready = True
             parts.append(dynamics.segment(n_frames))
             _write_segment(path, parts[-1])
         frames_done += n_frames

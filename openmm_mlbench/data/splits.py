@@ -87,7 +87,7 @@ class Split:
             raise DataError(f"{path}: cannot be read ({error.strerror}); give the file of a split") from error
         except MLBenchError as error:
             raise DataError(f"{path}: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path}: not a split file ({error!r}); make the split again") from error
         if split.hash != stated:
             raise DataError(f"{path}: its lists do not have the hash stated in it; make the split again")

@@ -4,7 +4,7 @@ What it says: whether a model keeps bond lengths, angles and conformers of a mol
 at the right places with the right widths.  When it misleads: all pairs weigh the same,
 so a wrong angle between heavy atoms drowns in methyl hydrogens; mirror images and
 swapped equal atoms look alike; widths follow the vibrational temperature, which a
-Nose-Hoover run of one molecule does not hold (see docs/protocols.md).
+Nose-Hoover run of one molecule does not hold.
 """
 
 import numpy as np

@@ -1,0 +1,124 @@
+"""Data sets by name: the right labels, the right molecule, and a clear line when the file is elsewhere."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from openmm_mlbench.data.datasets import (
+    data_folder,
+    dataset_path,
+    default_split,
+    list_datasets,
+    load_dataset,
+    system_of,
+)
+from openmm_mlbench.data.readers import read_provenance
+from openmm_mlbench.errors import DataError
+
+needs_real = pytest.mark.skipif(
+    not (data_folder() / "rmd17" / "ethanol.npz").is_file(),
+    reason="real MD17 data are not at hand (set MLBENCH_DATA)",
+)
+
+
+def test_names():
+    assert {entry.name for entry in list_datasets()} == {"ethanol", "ethanol-rmd17", "ethanol-gfn2"}
+    assert {system_of(entry.name) for entry in list_datasets()} == {"ethanol"}
+
+
+def test_shipped_data():
+    frames = load_dataset("ethanol-gfn2")
+    assert frames.n_frames == 1500
+    assert frames.atomic_numbers.tolist() == [6, 6, 8, 1, 1, 1, 1, 1, 1]
+    assert frames.level_of_theory == "GFN2-xTB"
+    np.testing.assert_array_equal(np.diff(frames.frame_indices), 4)  # 0.2 ps in frames of 50 fs
+    # The harmonic estimate of the spread at 500 K: sqrt((3 N - 6) / 2) kT = 0.14 eV.
+    assert frames.energies.std() == pytest.approx(np.sqrt(21 / 2) * 8.617333e-5 * 500, rel=0.05)
+    # No net force or torque on an isolated molecule.
+    torque = np.cross(frames.positions, frames.forces).sum(axis=1)
+    assert np.abs(frames.forces.sum(axis=1)).max() < 1e-5
+    assert np.abs(torque).max() < 1e-5
+    provenance = read_provenance(dataset_path("ethanol-gfn2"))
+    assert (provenance["seed"], provenance["length_ps"], provenance["temperature_K"]) == (0, 300.0, 500.0)
+
+
+def test_default_split_of_shipped_data():
+    frames = load_dataset("ethanol-gfn2")
+    split = default_split("ethanol-gfn2", frames)
+    assert (len(split.train), len(split.validation), len(split.test)) == (1000, 50, 450)
+    assert split.seed == 0
+    assert split.hash == default_split("ethanol-gfn2", frames).hash
+
+
+@needs_real
+def test_label_sets_share_geometries_not_labels():
+    original, revised = load_dataset("ethanol"), load_dataset("ethanol-rmd17")
+    np.testing.assert_array_equal(original.positions, revised.positions)
+    assert (original.level_of_theory, revised.level_of_theory) == ("PBE+vdW-TS", "PBE/def2-SVP")
+    assert np.abs(original.forces - revised.forces).mean() > 0.05
+    for frames in (original, revised):
+        split = default_split(frames.name, frames)
+        assert (len(split.train), len(split.validation), len(split.test)) == (950, 50, 1000)
+    assert original.content_hash() != revised.content_hash()
+
+
+@needs_real
+def test_path_for_a_name():
+    path = data_folder() / "rmd17" / "ethanol.npz"
+    frames = load_dataset("ethanol", path=path)
+    assert frames.name == "ethanol"
+    assert load_dataset(str(path), labels="md17").content_hash() == frames.content_hash()
+    with pytest.raises(DataError, match="are not those of ethanol"):
+        load_dataset("ethanol", path=data_folder() / "rmd17" / "aspirin.npz")
+
+
+def test_shipped_file_by_path():
+    frames = load_dataset(dataset_path("ethanol-gfn2"))
+    assert frames.content_hash() == load_dataset("ethanol-gfn2").content_hash()
+
+
+def test_missing_data_say_how_to_give_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLBENCH_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="--data PATH or set MLBENCH_DATA") as caught:
+        load_dataset("ethanol")
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ethanl",), "'ethanl' is not known; did you mean ethanol"),
+        (("benzene",), "there are ethanol, ethanol-rmd17, ethanol-gfn2"),
+        (("ethanol", "rmd17"), "has md17 labels, 'rmd17' was asked for"),
+        (("ethanol-gfn2", "md17"), "has its own labels"),
+    ],
+)
+def test_unknown_names_and_labels(arguments, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(*arguments)
+
+
+def test_path_without_a_known_name(tmp_path):
+    with pytest.raises(DataError, match="is not known"):
+        load_dataset(str(tmp_path), path=dataset_path("ethanol-gfn2"))
+    with pytest.raises(DataError, match="is a folder"):
+        load_dataset(str(tmp_path))
+
+
+def test_reading_needs_neither_torch_nor_openmm():
+    """A training host may have no OpenMM, a metrics host no torch."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'openmm', 'openmmtorch', 'mdtraj', 'tblite'): sys.modules[name] = None\n"
+        "from openmm_mlbench.data import frames, readers, splits, datasets\n"
+        "from openmm_mlbench import topology, references\n"
+        "from openmm_mlbench.metrics import distances\n"
+        "data = datasets.load_dataset('ethanol-gfn2')\n"
+        "datasets.default_split('ethanol-gfn2', data)\n"
+        "references.load_reference('ethanol-gfn2').h_r_mae(data.positions)\n"
+        "topology.find_bonds(data.atomic_numbers, data.positions[0])\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
