@@ -18,6 +18,8 @@ DATASET = "ethanol"
 DATASET_TEXT = "MD17 (original labels), 9,500 training frames"
 HARDWARE = "NVIDIA V100"
 TABLE_3 = "Table 3"
+# Digits after the point, as printed.
+DECIMALS = {"force_mae": 1, "stability": 0, "h_r_mae": 2, "steps_per_second": 1}
 STDERR_TEXT = (
     "Standard errors of the paper's row are its printed standard deviations over 5 simulations / √5."
 )

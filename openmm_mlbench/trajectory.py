@@ -139,9 +139,9 @@ def read_dcd(
         box_vectors_nm=_box_vectors_nm(frames["cell"]) if header.has_cell else None,
         atomic_numbers=np.asarray(topology.atomic_numbers, dtype=np.int64),
         frame_interval_ps=frame_interval_ps,
-        first_frame_ps=header.first_step * header.timestep_ps
-        if header_interval_ps > 0
-        else frame_interval_ps,
+        # Counted in intervals, for the header's time step is in single precision.
+        first_frame_ps=frame_interval_ps
+        * (header.first_step / header.interval_steps if header_interval_ps else 1),
         source=str(path),
     )
 

@@ -1,0 +1,346 @@
+"""From a run folder to its metrics.json: reads files, simulates nothing.
+
+Scoring again never needs the network: forces on test frames come from a
+function that the caller gives, or else from the model's card.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.errors import DataError, MetricError
+from openmm_mlbench.files import write_json
+from openmm_mlbench.metrics.aggregate import Estimate, jackknife_stderr, join_notes, result_over_replicas
+from openmm_mlbench.metrics.distances import density_from_counts, h_r_counts, h_r_mae
+from openmm_mlbench.metrics.force_errors import compute_force_mae, force_results
+from openmm_mlbench.metrics.speed import speed_result
+from openmm_mlbench.metrics.stability import stability_results
+from openmm_mlbench.metrics.temperature import temperature_result
+from openmm_mlbench.references import Reference, load_reference
+from openmm_mlbench.results import Curve, Measurement, Result
+from openmm_mlbench.run_folder import Replica, Run, read_replicas, read_run
+
+METRICS_FILE = "metrics.json"
+MAX_POINTS = 1000
+# Blocks of the jackknife that gives a single replica its standard error of the h(r) MAE.
+N_BLOCKS = 10
+TEMPERATURES = {"temperature": "temperature_K", "T_rot": "T_rot_K", "T_vib": "T_vib_K"}
+
+ForceEvaluator = Callable[[Frames], NDArray[np.float64]]
+PerReplica = Sequence[Estimate | None]
+
+
+def analyze(
+    run_folder: str | os.PathLike[str],
+    reference: Reference | None = None,
+    force_evaluator: ForceEvaluator | None = None,
+    test_frames: Frames | None = None,
+) -> dict[str, Any]:
+    """Measure one run and write its metrics.json; a run may be measured again at any time.
+
+    Args:
+        run_folder: folder of a simulation, finished or not.
+        reference: of the data set the model was trained on; the shipped one where None.
+        force_evaluator: forces (n_frames, n_atoms, 3), eV/A, of the model on given frames.
+        test_frames: labelled frames of the model's data set that it was not trained on.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        MetricError: not a run folder, or reference or test frames of another data set.
+        TrajectoryError: a trajectory or log is damaged.
+    """
+    run = read_run(run_folder)
+    reference = _reference_of(run.dataset, reference)
+    replicas = read_replicas(run, reference)
+    stability = _measure_stability(run, replicas, reference)
+    h_r, h_r_replicas = _measure_h_r(run, replicas, reference)
+    temperature, temperature_replicas = _measure_temperature(replicas)
+    speed = speed_result([replica.status.get("steps_per_second") for replica in replicas], run.platform)
+    measurements = [
+        _measure_forces(run, force_evaluator, test_frames),
+        stability,
+        h_r,
+        temperature,
+        Measurement(
+            observable="steps_per_second",
+            mode="standard",
+            definition="Integration steps per second of wall time in the simulation itself, start-up left out.",
+            results=[speed],
+        ),
+    ]
+    per_replica = {"h_r_mae": h_r_replicas, **temperature_replicas}
+    metrics = {
+        "run": _summarize(run, replicas, reference, per_replica),
+        "measurements": [measurement.as_json() for measurement in measurements],
+    }
+    write_json(Path(run_folder) / METRICS_FILE, metrics)
+    return metrics
+
+
+def _reference_of(dataset: str, given: Reference | None) -> Reference | None:
+    """The reference to compare with: only ever that of the model's own data set."""
+    if given is None:
+        try:
+            return load_reference(dataset)
+        except DataError:
+            # Somebody's own data set: measured without a reference, which each result says.
+            return None
+    if given.dataset != dataset:
+        raise MetricError(
+            f"the reference is of {given.dataset}, but the model was trained on {dataset}; "
+            "compare a model with the reference of its own data only"
+        )
+    return given
+
+
+def _measure_forces(run: Run, evaluator: ForceEvaluator | None, frames: Frames | None) -> Measurement:
+    definition = (
+        "Mean absolute error of the force components on test frames, over frames, atoms and x, y, z; "
+        "standard error over frames."
+    )
+    inputs: dict[str, Any] = {"dataset": run.dataset}
+    if evaluator is None or frames is None:
+        results = _forces_from_card(run)
+        inputs["from"] = "card"
+    else:
+        if frames.name != run.dataset:
+            raise MetricError(
+                f"the test frames are of {frames.name}, but the model was trained on {run.dataset}; "
+                "give frames with the labels it was trained on"
+            )
+        if frames.forces is None:
+            raise MetricError(f"{frames.name}: the test frames have no forces; give labelled frames")
+        errors = compute_force_mae(evaluator(frames), frames.forces, frames.atomic_numbers)
+        results = force_results(errors)
+        inputs |= {"from": "test frames", "sha256": frames.content_hash()}
+    return Measurement(
+        observable="force_mae", mode="paper", definition=definition, inputs=inputs, results=results
+    )
+
+
+def _forces_from_card(run: Run) -> list[Result]:
+    errors = run.card.get("errors") or {}
+    value = errors.get("force_mae_meV_A")
+    if value is None:
+        note = f"no test frames of {run.dataset} at hand, and the model's card has no force MAE"
+        return [Result(name="force_mae", status="no_reference", unit="meV/A", note=note)]
+    note = f"from the model's card: the test frames of {run.dataset} are not at hand"
+    return [
+        Result(
+            name="force_mae",
+            status="ok",
+            unit="meV/A",
+            value=float(value),
+            stderr=errors.get("force_mae_stderr_meV_A"),
+            n_frames=errors.get("n_test"),
+            note=note,
+        )
+    ]
+
+
+def _measure_stability(run: Run, replicas: list[Replica], reference: Reference | None) -> Measurement:
+    watched = [replica for replica in replicas if replica.survival.broke or replica.trajectory.n_frames]
+    if watched:
+        results = stability_results([replica.survival for replica in watched], run.length_ps)
+    else:
+        note = join_notes("no replica wrote a frame", *(replica.status["message"] for replica in replicas))
+        results = [Result(name="stability", status="failed", unit="ps", n_replicas=0, note=note)]
+    curves = {
+        f"replica {replica.index}": _decimated(
+            replica.trajectory.times_ps, replica.deviation_A, "A", "largest"
+        )
+        for replica in replicas
+        if replica.trajectory.n_frames
+    }
+    bonds = "the reference" if reference is not None else "the start frames (there is no reference)"
+    return Measurement(
+        observable="stability",
+        mode="paper",
+        definition=(
+            f"Time of the first frame in which a bond is more than {run.threshold_A:g} A off its mean length in "
+            f"{bonds} (paper, eq. 9), over replicas the Kaplan-Meier mean restricted to the length of the run."
+        ),
+        inputs={"threshold_A": run.threshold_A, "length_ps": run.length_ps},
+        results=results,
+        curves=curves,
+    )
+
+
+def _measure_h_r(
+    run: Run, replicas: list[Replica], reference: Reference | None
+) -> tuple[Measurement, PerReplica]:
+    definition = (
+        "Area between the distributions of all interatomic distances of the stable part and of the reference, "
+        "500 bins up to 10 A: 0 when equal, 2 when disjoint (paper, eq. 1, binned as in its code)."
+    )
+    estimates: list[Estimate | None] = [None] * len(replicas)
+    if reference is None:
+        note = f"there is no reference for {run.dataset}"
+        results = [Result(name="h_r_mae", status="no_reference", unit="1", note=note)]
+        measurement = Measurement(observable="h_r_mae", mode="mdsim", definition=definition, results=results)
+        return measurement, estimates
+    densities = {}
+    floors = []
+    for i, replica in enumerate(replicas):
+        if replica.survival.n_stable_frames:
+            estimates[i], density = _h_r_of_replica(replica.stable_positions_A, reference)
+            densities[f"replica {replica.index}"] = density
+            floors.append(reference.noise_floor(replica.survival.n_stable_frames * run.frame_interval_ps))
+    known = [floor for floor in floors if floor is not None]
+    result = result_over_replicas(
+        "h_r_mae",
+        "1",
+        estimates,
+        floor=float(np.mean([floor.value for floor in known])) if known else None,
+        n_frames=sum(replica.survival.n_stable_frames for replica in replicas),
+        missing_status="unstable",
+        note=join_notes(
+            *(f"floor: {floor.note}" for floor in known[:1]),
+            "" if known or not densities else "too short for a noise floor",
+        ),
+    )
+    inputs = {"reference": reference.dataset, "n_bins": len(reference.density), "blocks": N_BLOCKS}
+    measurement = Measurement(
+        observable="h_r_mae",
+        mode="mdsim",
+        definition=definition,
+        inputs=inputs,
+        results=[result],
+        curves=_h_r_curves(reference, densities),
+    )
+    return measurement, estimates
+
+
+def _h_r_of_replica(
+    positions_A: NDArray[np.float64], reference: Reference
+) -> tuple[Estimate, NDArray[np.float64]]:
+    """MAE of h(r) with its block-jackknife standard error, and h(r) itself."""
+    width, expected = reference.bin_width, reference.density
+    blocks = np.array_split(positions_A, min(N_BLOCKS, len(positions_A)))
+    bins = (len(expected), reference.r_min_A, reference.r_max_A)
+    counts = np.array([h_r_counts(block, *bins) for block in blocks])
+    total = counts.sum(axis=0)
+
+    def mae(some_counts: NDArray[np.int64]) -> float:
+        return h_r_mae(density_from_counts(some_counts, width), expected, width)
+
+    stderr = None
+    if len(blocks) == N_BLOCKS:
+        stderr = jackknife_stderr([mae(total - block) for block in counts])
+    estimate = Estimate(value=mae(total), stderr=stderr, n=len(positions_A))
+    return estimate, density_from_counts(total, width)
+
+
+def _h_r_curves(reference: Reference, densities: dict[str, NDArray[np.float64]]) -> dict[str, Curve]:
+    r_A, expected = reference.h_r
+    curves = {"reference": expected}
+    if densities:
+        mean = np.mean(list(densities.values()), axis=0)
+        curves |= {"mean": mean, "difference": mean - expected, **densities}
+    return {name: _curve(r_A, y, "A", "1/A") for name, y in curves.items()}
+
+
+def _measure_temperature(replicas: list[Replica]) -> tuple[Measurement, dict[str, PerReplica]]:
+    results: list[Result] = []
+    per_replica: dict[str, PerReplica] = {}
+    for name, column in TEMPERATURES.items():
+        series = [replica.stable_log(column)[1] for replica in replicas]
+        result, per_replica[name] = temperature_result(name, series)
+        results.append(result)
+    curves = {}
+    for replica in replicas:
+        times, values = replica.stable_log("temperature_K")
+        if len(values):
+            since_start = np.cumsum(values) / np.arange(1, len(values) + 1)
+            curves[f"replica {replica.index}"] = _decimated(times, values, "K", "mean")
+            curves[f"mean replica {replica.index}"] = _decimated(times, since_start, "K", "last")
+    measurement = Measurement(
+        observable="temperature",
+        mode="standard",
+        definition=(
+            "Kinetic temperature over the 3N - 3 degrees of freedom of a molecule whose centre of mass rests "
+            "(less one for each constraint), of its rotation and of its vibration; mean over the stable part."
+        ),
+        results=results,
+        curves=curves,
+    )
+    return measurement, per_replica
+
+
+def _decimated(times_ps: NDArray[np.float64], values: NDArray[np.float64], unit: str, keep: str) -> Curve:
+    """At most 1,000 points against time: of each interval the largest, the mean or the last value."""
+    if len(values) > MAX_POINTS:
+        starts = np.linspace(0, len(values), MAX_POINTS, endpoint=False).astype(np.int64)
+        sizes = np.diff(np.append(starts, len(values)))
+        if keep == "largest":
+            values = np.maximum.reduceat(values, starts)
+            times_ps = times_ps[starts]
+        elif keep == "mean":
+            values = np.add.reduceat(values, starts) / sizes
+            times_ps = np.add.reduceat(times_ps, starts) / sizes
+        else:
+            last = starts + sizes - 1
+            times_ps, values = times_ps[last], values[last]
+    return _curve(times_ps, values, "ps", unit)
+
+
+def _curve(x: NDArray[np.float64], y: NDArray[np.float64], x_unit: str, y_unit: str) -> Curve:
+    """Six digits are enough to draw, and keep the file small."""
+
+    def rounded(values: NDArray[np.float64]) -> list[float]:
+        return [float(f"{value:.6g}") for value in values]
+
+    return Curve(x=rounded(x), y=rounded(y), x_unit=x_unit, y_unit=y_unit)
+
+
+def _summarize(
+    run: Run, replicas: list[Replica], reference: Reference | None, per_replica: dict[str, PerReplica]
+) -> dict[str, Any]:
+    """What a reader of the numbers has to know of the run; run.json stands in ``provenance``."""
+    record, protocol = run.record, run.record["protocol"]
+    trained_on = run.card.get("trained_on") or {}
+    members = [
+        {
+            "index": replica.index,
+            "time_ps": replica.status["time_ps"],
+            "stable_ps": replica.survival.time_ps,
+            "broke": replica.survival.broke,
+            "state": replica.status["state"],
+            "reason": replica.status["message"],
+            "steps_per_second": replica.status.get("steps_per_second"),
+            **{name: _value(estimates[i]) for name, estimates in per_replica.items()},
+        }
+        for i, replica in enumerate(replicas)
+    ]
+    return {
+        "folder": str(run.folder),
+        "model": run.model,
+        "architecture": run.card.get("model"),
+        "dataset": run.dataset,
+        "level_of_theory": trained_on.get("level_of_theory"),
+        "n_train": trained_on.get("n_train"),
+        "system": protocol.get("system"),
+        "protocol": run.protocol,
+        "temperature_K": protocol.get("temperature_K"),
+        "timestep_fs": protocol.get("timestep_fs"),
+        "length_ps": run.length_ps,
+        "full_length_ps": protocol.get("length_ps"),
+        "n_replicas": run.n_replicas,
+        "threshold_A": run.threshold_A,
+        "platform": run.platform,
+        "seed": record.get("seed"),
+        "replicas": members,
+        "reference": None if reference is None else {"source": reference.source, "method": reference.method},
+        "provenance": record,
+    }
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value

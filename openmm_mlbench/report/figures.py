@@ -1,0 +1,147 @@
+"""Figures of a report; they draw curves that were measured and compute nothing."""
+
+import html
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+# Okabe and Ito's palette, told apart with every kind of colour vision; black is the reference's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+REFERENCE_COLOUR = "#000000"
+LIMIT_COLOUR = "#B00020"
+LABEL_GROUND = "rgba(255, 255, 255, 0.85)"
+# A bond that flew apart would flatten everything else; the picture ends here.
+MAX_DEVIATION_A = 1.5
+
+
+def curves_of(metrics: dict[str, Any], observable: str) -> dict[str, Any]:
+    """Curves of one observable, empty where it was not measured."""
+    for measurement in metrics["measurements"]:
+        if measurement["observable"] == observable:
+            return dict(measurement["curves"])
+    return {}
+
+
+def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
+    """h(r) of every model trained on one data set over the reference; below, the difference."""
+    from plotly.subplots import make_subplots
+
+    drawn = [(metrics["run"]["model"], curves_of(metrics, "h_r_mae")) for metrics in runs]
+    drawn = [(model, curves) for model, curves in drawn if "mean" in curves]
+    if not drawn:
+        return None
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.06)
+    reference = drawn[0][1].get("reference")
+    if reference:
+        line = {"color": REFERENCE_COLOUR, "width": 2.5}
+        figure.add_scatter(x=reference["x"], y=reference["y"], name="reference", line=line, row=1, col=1)
+    for i, (model, curves) in enumerate(drawn):
+        line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
+        common = {"name": html.escape(model), "legendgroup": str(i), "line": line}
+        figure.add_scatter(x=curves["mean"]["x"], y=curves["mean"]["y"], row=1, col=1, **common)
+        if "difference" in curves:
+            difference = curves["difference"]
+            figure.add_scatter(x=difference["x"], y=difference["y"], showlegend=False, row=2, col=1, **common)
+    figure.update_xaxes(range=_occupied([curves["mean"] for _, curves in drawn]))
+    figure.update_xaxes(title="distance r / Å", row=2, col=1)
+    figure.update_yaxes(title="h(r) / Å⁻¹", row=1, col=1)
+    figure.update_yaxes(title="difference", row=2, col=1)
+    return _styled(figure, height=560)
+
+
+def _occupied(curves: list[dict[str, Any]]) -> list[float]:
+    """The distances where there is anything to see."""
+    occupied = [x for curve in curves for x, y in zip(curve["x"], curve["y"], strict=True) if y]
+    return [max(min(occupied) - 0.2, 0.0), max(occupied) + 0.2] if occupied else [0.0, 10.0]
+
+
+def plot_bond_deviation(metrics: dict[str, Any]) -> "Figure | None":
+    """Largest bond deviation against time, a line for each replica, with the criterion."""
+    curves = curves_of(metrics, "stability")
+    if not curves:
+        return None
+    threshold = metrics["run"]["threshold_A"]
+    largest = max((y for curve in curves.values() for y in curve["y"] if y is not None), default=0.0)
+    figure = _replica_lines(curves)
+    label = f"broken above {threshold:g} Å"
+    figure.add_hline(
+        y=threshold,
+        line={"color": LIMIT_COLOUR, "dash": "dash", "width": 1.5},
+        annotation={"text": label, "font": {"color": LIMIT_COLOUR}, "bgcolor": LABEL_GROUND},
+        annotation_position="top left",
+    )
+    figure.update_xaxes(title="time / ps", rangemode="tozero")
+    figure.update_yaxes(
+        title="bond deviation / Å",
+        range=[0, min(max(1.3 * threshold, 1.1 * largest), MAX_DEVIATION_A)],
+    )
+    return _styled(figure, height=360)
+
+
+def plot_temperature(metrics: dict[str, Any]) -> "Figure | None":
+    """Temperature against time: faint as it was logged, bold its mean since the start."""
+    curves = curves_of(metrics, "temperature")
+    means = {name.removeprefix("mean "): curve for name, curve in curves.items() if name.startswith("mean ")}
+    if not means:
+        return None
+    logged = {name: curves[name] for name in means if name in curves}
+    figure = _replica_lines(logged, opacity=0.2, width=1.0)
+    figure.update_traces(showlegend=False, hoverinfo="skip")
+    for trace in _replica_lines(means, width=2.5).data:
+        figure.add_trace(trace)
+    target = metrics["run"].get("temperature_K")
+    if target is not None:
+        figure.add_hline(
+            y=target,
+            line={"color": REFERENCE_COLOUR, "dash": "dash", "width": 1.5},
+            annotation={
+                "text": f"target {target:g} K",
+                "font": {"color": REFERENCE_COLOUR},
+                "bgcolor": LABEL_GROUND,
+            },
+            annotation_position="top left",
+        )
+    figure.update_xaxes(title="time / ps", rangemode="tozero")
+    figure.update_yaxes(title="temperature / K")
+    return _styled(figure, height=360)
+
+
+def _replica_lines(curves: dict[str, Any], opacity: float = 1.0, width: float = 1.8) -> "Figure":
+    from plotly.graph_objects import Figure
+
+    figure = Figure()
+    for i, (name, curve) in enumerate(curves.items()):
+        line = {
+            "color": COLOURS[i % len(COLOURS)],
+            "width": width,
+            "dash": DASHES[i // len(COLOURS) % len(DASHES)],
+        }
+        figure.add_scatter(
+            x=curve["x"], y=curve["y"], name=html.escape(name), line=line, opacity=opacity, legendgroup=name
+        )
+    return figure
+
+
+def _styled(figure: "Figure", height: int) -> "Figure":
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#1b1f24"},
+        margin={"l": 64, "r": 16, "t": 32, "b": 56},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        hovermode="closest",
+        autosize=True,
+    )
+    figure.update_traces(mode="lines")
+    axes = {
+        "showline": True,
+        "linecolor": "#57606a",
+        "ticks": "outside",
+        "gridcolor": "#e4e7eb",
+        "zeroline": False,
+    }
+    figure.update_xaxes(**axes)
+    figure.update_yaxes(automargin=True, **axes)
+    return figure

@@ -1,0 +1,210 @@
+"""The page itself: one file that needs no network."""
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openmm_mlbench import __version__, paper
+from openmm_mlbench.errors import MLBenchError, ReportError
+from openmm_mlbench.files import read_json, write_text
+from openmm_mlbench.report.figures import plot_bond_deviation, plot_h_r, plot_temperature
+from openmm_mlbench.report.table import COLUMNS, Notes, format_lengths, format_number, make_rows
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+METRICS_FILE = "metrics.json"
+_RUN_KEYS = ("model", "dataset", "protocol", "length_ps", "threshold_A", "replicas")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnFigure:
+    """A figure's markup with the words around it."""
+
+    title: str
+    caption: str
+    markup: str
+    wide: bool
+
+
+def build_report(sources: Sequence[str | os.PathLike[str]], out_html: str | os.PathLike[str]) -> Path:
+    """Write one self-contained page about these runs.
+
+    Args:
+        sources: run folders that were analyzed, or their metrics.json files.
+        out_html: the page; an existing one is replaced.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ReportError: nothing to show, a run without metrics, or a damaged file.
+    """
+    if not sources:
+        raise ReportError("no runs to report on; give run folders or metrics.json files")
+    runs = [read_metrics(source) for source in sources]
+    out = Path(out_html)
+    if out.is_dir():
+        raise ReportError(f"{out}: is a folder; give the name of the page, such as {out / 'report.html'}")
+    write_text(out, render(runs, out.name))
+    return out
+
+
+def read_metrics(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metrics of a run, checked as far as the page needs them.
+
+    Raises:
+        ReportError: the file is missing, damaged or of another shape.
+    """
+    path = Path(source)
+    path = path / METRICS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise ReportError(
+            f"{path}: no such file; run `openmm-mlbench analyze {shlex.quote(str(path.parent))}` first"
+        )
+    try:
+        metrics = read_json(path)
+    except MLBenchError as error:
+        raise ReportError(str(error)) from error
+    run = metrics.get("run") if isinstance(metrics, dict) else None
+    lacking = [key for key in _RUN_KEYS if key not in run] if isinstance(run, dict) else ["run"]
+    if lacking or not isinstance(metrics.get("measurements"), list):
+        raise ReportError(
+            f"{path}: not the metrics of a run (lacks {', '.join(lacking) or 'measurements'}); analyze the run again"
+        )
+    return dict(metrics)
+
+
+def render(runs: list[dict[str, Any]], out_name: str) -> str:
+    """The page as text."""
+    import jinja2
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = lambda value: "none" if value is None else format_number(value)
+    notes = Notes()
+    rows = make_rows(runs, notes)
+    return environment.get_template("report.html.j2").render(
+        version=__version__,
+        plotly_js=get_plotlyjs(),
+        summary=_summary(runs),
+        columns=COLUMNS,
+        rows=rows,
+        notes=notes.texts,
+        paper_stderr=paper.STDERR_TEXT if any(row.kind == "paper" for row in rows) else "",
+        figures=_figures(runs),
+        replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
+        definitions=_definitions(runs),
+        provenance=[_provenance(metrics) for metrics in runs],
+        repeat=_commands(runs, out_name),
+    )
+
+
+def _summary(runs: list[dict[str, Any]]) -> str:
+    texts = []
+    for protocol in dict.fromkeys(metrics["run"]["protocol"] for metrics in runs):
+        of_protocol = [metrics["run"] for metrics in runs if metrics["run"]["protocol"] == protocol]
+        lengths = dict.fromkeys(format_lengths(r["time_ps"] for r in run["replicas"]) for run in of_protocol)
+        models = "1 model" if len(of_protocol) == 1 else f"{len(of_protocol)} models"
+        kelvin = of_protocol[0].get("temperature_K")
+        at = f" at {kelvin:g} K" if kelvin is not None else ""
+        full = of_protocol[0].get("full_length_ps")
+        short = any(run["length_ps"] < full for run in of_protocol) if full else False
+        shorter = f" The full protocol is {full:g} ps per replica." if short else ""
+        texts.append(
+            f"{models} through protocol {protocol}{at}; really run: {' and '.join(lengths)}.{shorter}"
+        )
+    return " ".join(texts)
+
+
+def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
+    drawn: list[DrawnFigure] = []
+
+    def add(figure: "Figure | None", title: str, caption: str, *, wide: bool = False) -> None:
+        if figure is not None:
+            markup = _markup(figure, f"figure-{len(drawn) + 1}")
+            drawn.append(DrawnFigure(title=title, caption=caption, markup=markup, wide=wide))
+
+    for dataset in dict.fromkeys(metrics["run"]["dataset"] for metrics in runs):
+        group = [metrics for metrics in runs if metrics["run"]["dataset"] == dataset]
+        source = next((m["run"]["reference"] for m in group if m["run"].get("reference")), None) or {}
+        origin = f" Reference: {source['source']}" if source.get("source") else ""
+        add(
+            plot_h_r(group),
+            f"Interatomic distances, models trained on {dataset}",
+            f"h(r) over the stable part, mean over replicas; below, its difference from the reference.{origin}",
+            wide=True,
+        )
+    for metrics in runs:
+        model = metrics["run"]["model"]
+        add(
+            plot_bond_deviation(metrics),
+            f"Bonds of {model}",
+            "Largest deviation of any bond from its mean length in the reference, the largest value of each "
+            "interval drawn. A replica is stable until it first crosses the dashed line.",
+        )
+        add(
+            plot_temperature(metrics),
+            f"Temperature of {model}",
+            "Bold: mean since the start; faint: as logged. A small molecule's temperature fluctuates widely.",
+        )
+    return drawn
+
+
+def _markup(figure: "Figure", name: str) -> str:
+    return str(
+        figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            div_id=name,
+            default_width="100%",
+            default_height=f"{figure.layout.height}px",
+            config={
+                "responsive": True,
+                "displaylogo": False,
+                "modeBarButtons": [["resetScale2d", "toImage"]],
+            },
+        )
+    )
+
+
+def _definitions(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return list(
+        dict.fromkeys(
+            (measurement["observable"], measurement["definition"])
+            for metrics in runs
+            for measurement in metrics["measurements"]
+        )
+    )
+
+
+def _provenance(metrics: dict[str, Any]) -> tuple[str, str]:
+    record = metrics["run"].get("provenance") or {}
+    return str(metrics["run"]["model"]), json.dumps(record, indent=2, ensure_ascii=False)
+
+
+def _commands(runs: list[dict[str, Any]], out_name: str) -> str:
+    """The command lines that make these numbers again, quoted for a shell."""
+    lines, folders = [], []
+    for metrics in runs:
+        run = metrics["run"]
+        folder = run.get("folder") or "run"
+        folders.append(folder)
+        words = ["openmm-mlbench", "simulate", run["protocol"], "--model", run["model"]]
+        words += ["--replicas", str(len(run["replicas"])), "--length", f"{run['length_ps']:g}"]
+        words += ["--platform", run["platform"]] if run.get("platform") else []
+        words += ["--seed", str(run["seed"])] if run.get("seed") is not None else []
+        lines.append(shlex.join([*map(str, words), "-o", folder]))
+    lines.append(shlex.join(["openmm-mlbench", "analyze", *folders]))
+    lines.append(shlex.join(["openmm-mlbench", "report", *folders, "-o", out_name]))
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""The table a report opens with: our rows, and the paper's row beneath each."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from openmm_mlbench import paper
+
+# Result name, heading and unit as printed, in reading order.
+COLUMNS = (
+    ("force_mae", "Force MAE", "meV/Å"),
+    ("stability", "Stability", "ps"),
+    ("h_r_mae", "h(r) MAE", ""),
+    ("temperature", "T", "K"),
+    ("T_rot", "T rotation", "K"),
+    ("T_vib", "T vibration", "K"),
+    ("steps_per_second", "Speed", "steps/s"),
+)
+MISSING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What one cell prints; ``notes`` are numbers into the list under the table."""
+
+    text: str
+    floor: str = ""
+    status: str = ""
+    extra: str = ""
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a model of ours, or the paper's."""
+
+    kind: str
+    label: str
+    detail: str
+    data: str
+    simulated: str
+    cells: tuple[Cell, ...]
+    comparison: str
+
+
+@dataclass
+class Notes:
+    """Footnotes, each kept once."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def number(self, text: str) -> int:
+        """Number of this note, from 1; a new text is appended."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+def format_number(value: float, stderr: float | None = None, decimals: int | None = None) -> str:
+    """A value to two digits of its standard error, or to three digits where it has none."""
+    if decimals is not None:
+        return f"{value:.{decimals}f}" + (f" ± {stderr:.{decimals}f}" if stderr else "")
+    if stderr:
+        decimals = min(max(1 - math.floor(math.log10(stderr)), 0), 6)
+        return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
+    decimals = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
+    return f"{value:.{decimals}f}"
+
+
+def format_lengths(lengths_ps: Iterable[float]) -> str:
+    """What really ran: ``2 × 5 ps``, or ``3 × 300 ps, 1 × 12.4 ps``."""
+    counts = Counter(f"{length:.4g}" for length in lengths_ps)
+    if not counts:
+        return "nothing"
+    longest_first = sorted(counts.items(), key=lambda item: -float(item[0]))
+    # No line break inside an item.
+    return ", ".join(
+        f"{count} {TIMES} {length} ps".replace(" ", "\N{NO-BREAK SPACE}") for length, count in longest_first
+    )
+
+
+def results_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All results of one metrics.json by name."""
+    return {result["name"]: result for m in metrics["measurements"] for result in m["results"]}
+
+
+def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
+    """Our row and, where the paper has one, the paper's for each run; footnotes go to ``notes``."""
+    rows = []
+    for metrics in runs:
+        rows.append(_our_row(metrics, notes))
+        run = metrics["run"]
+        printed = paper.paper_row(run.get("system") or "", run.get("architecture") or "")
+        if printed is not None:
+            rows.append(_paper_row(printed, run, notes))
+    return rows
+
+
+def _our_row(metrics: dict[str, Any], notes: Notes) -> Row:
+    run, results = metrics["run"], results_of(metrics)
+    cells = []
+    for name, _, _ in COLUMNS:
+        cell = _cell(results.get(name), notes)
+        if name == "stability" and results.get("n_finished", {}).get("value") is not None:
+            finished = results["n_finished"]
+            extra = f"{finished['value']:.0f} of {finished['n_replicas']} finished"
+            cell = Cell(text=cell.text, status=cell.status, notes=cell.notes, extra=extra)
+        cells.append(cell)
+    return Row(
+        kind="ours",
+        label=str(run["model"]),
+        detail=f"protocol {run['protocol']}",
+        data=_data_text(run),
+        simulated=format_lengths(replica["time_ps"] for replica in run["replicas"]),
+        cells=tuple(cells),
+        comparison="",
+    )
+
+
+def _data_text(run: dict[str, Any]) -> str:
+    n_train = run.get("n_train")
+    level = run.get("level_of_theory")
+    parts = [str(run["dataset"])]
+    parts += [f"({level})"] if level else []
+    return " ".join(parts) + (f", {n_train:,} training frames" if n_train else "")
+
+
+def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes) -> Row:
+    results = paper.paper_results(row)
+    cells = []
+    for name, _, _ in COLUMNS:
+        result = results.get(name)
+        cells.append(_cell(vars(result), notes, paper.DECIMALS[name]) if result else Cell(text=MISSING))
+    return Row(
+        kind="paper",
+        label=f"{row.label}, paper",
+        detail=paper.TABLE_3,
+        data=paper.DATASET_TEXT,
+        simulated=format_lengths([paper.LENGTH_PS] * paper.N_SIMULATIONS),
+        cells=tuple(cells),
+        comparison=compare_with_paper(run),
+    )
+
+
+def compare_with_paper(run: dict[str, Any]) -> str:
+    """In what this run differs from the paper's."""
+    differs = []
+    if run["dataset"] != paper.DATASET:
+        differs.append("other labels")
+    if run.get("n_train") != paper.N_TRAIN:
+        differs.append("other amount of training data")
+    lengths = [replica["time_ps"] for replica in run["replicas"]]
+    if run["length_ps"] != paper.LENGTH_PS or len(lengths) != paper.N_SIMULATIONS:
+        differs.append("other simulation length")
+    differs.append("other hardware")
+    return ", ".join(differs)
+
+
+def _cell(result: dict[str, Any] | None, notes: Notes, decimals: int | None = None) -> Cell:
+    if result is None:
+        return Cell(text=MISSING, status="not measured")
+    note = (notes.number(result["note"]),) if result["note"] else ()
+    status = "" if result["status"] == "ok" else result["status"].replace("_", " ")
+    if result["value"] is None:
+        return Cell(text=MISSING, status=status, notes=note)
+    floor = "" if result["floor"] is None else f"floor {format_number(result['floor'])}"
+    prefix = "≥ " if result["status"] == "censored" else ""
+    return Cell(
+        text=prefix + format_number(result["value"], result["stderr"], decimals),
+        floor=floor,
+        status=status,
+        notes=note,
+    )
