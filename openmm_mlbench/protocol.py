@@ -439,6 +439,8 @@ def _same_number(text: str, other: str) -> bool:
 
 
 def _check_integrator(protocol: Protocol) -> None:
+    import openmm
+
     integrator = protocol.make_integrator()
     kind = type(integrator).__name__
     allowed = INTEGRATORS.get(protocol.ensemble, ())
@@ -447,7 +449,7 @@ def _check_integrator(protocol: Protocol) -> None:
             "Ensemble",
             f"ensemble {protocol.ensemble} with a {kind}; use {' or '.join(allowed) or 'NVT or NVE'}",
         )
-    step_fs = integrator.getStepSize()._value * FS_PER_PS  # noqa: SLF001 - ps by OpenMM's convention
+    step_fs = integrator.getStepSize().value_in_unit(openmm.unit.femtosecond)
     if not math.isclose(step_fs, protocol.timestep_fs, rel_tol=1e-9):
         raise _InconsistentError(
             "Integrator",
@@ -457,7 +459,7 @@ def _check_integrator(protocol: Protocol) -> None:
         raise _InconsistentError("Integrator", "integrationForceGroups leaves out forces; use -1, all groups")
     if protocol.ensemble == "NVE":
         return
-    temperature = integrator.getTemperature()._value  # noqa: SLF001
+    temperature = integrator.getTemperature().value_in_unit(openmm.unit.kelvin)
     if not math.isclose(temperature, protocol.temperature_K, rel_tol=1e-9):
         raise _InconsistentError(
             "Integrator",
@@ -469,8 +471,9 @@ def _check_integrator(protocol: Protocol) -> None:
     rate = (
         integrator.getCollisionFrequency() if coupling == "collisionFrequency" else integrator.getFriction()
     )
-    if not (math.isfinite(rate._value) and rate._value > 0):  # noqa: SLF001
-        raise _InconsistentError("Integrator", f"{coupling} is {rate._value:g}; it must be above zero")  # noqa: SLF001
+    rate_per_ps = rate.value_in_unit(openmm.unit.picosecond**-1)
+    if not (math.isfinite(rate_per_ps) and rate_per_ps > 0):
+        raise _InconsistentError("Integrator", f"{coupling} is {rate_per_ps:g}; it must be above zero")
 
 
 def _check_structure(protocol: Protocol) -> None:

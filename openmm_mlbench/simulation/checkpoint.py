@@ -1,0 +1,180 @@
+"""Checkpoints: what is needed to go on as if nothing had happened.
+
+``checkpoint.json`` is the one thing that is replaced atomically; it names the
+two latest checkpoints, each with its own files and their SHA-256:
+
+    checkpoint-STEP.chk   Context.createCheckpoint: exact on the same platform and version
+    checkpoint-STEP.xml   State XML, for any other platform; loses Langevin's random stream
+
+A kill at any moment leaves at least one complete checkpoint, if there was one.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openmm_mlbench.errors import MLBenchError, SimulationError
+from openmm_mlbench.files import atomic_path, read_json, write_json
+from openmm_mlbench.simulation.outputs import Offsets
+
+INDEX = "checkpoint.json"
+FORMAT_VERSION = 1
+_KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint, as checkpoint.json describes it.
+
+    Args:
+        step: integration steps done.
+        time_ps: simulated time.
+        offsets: lengths of the growing files at that time.
+        engine: OpenMM's version, the platform and its properties.
+        sha256: of each of its files, by name.
+        resume: ``none``, ``exact`` or ``inexact``: how the run came this far.
+        timed_steps: steps that the speed is averaged over.
+        timed_seconds: time they took.
+        recent: the monitor's recent frames.
+    """
+
+    step: int
+    time_ps: float
+    offsets: Offsets
+    engine: dict[str, str]
+    sha256: dict[str, str]
+    resume: str
+    timed_steps: int
+    timed_seconds: float
+    recent: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        """Common part of its file names."""
+        return f"checkpoint-{self.step:012d}"
+
+
+def engine_description(context: Any, properties: dict[str, str]) -> dict[str, str]:
+    """What has to be equal for a binary checkpoint to fit."""
+    import openmm
+
+    kept = {
+        key: value
+        for key, value in properties.items()
+        if key in {"Precision", "DeterministicForces", "Threads"}
+    }
+    return {"openmm": openmm.version.full_version, "platform": context.getPlatform().getName(), **kept}
+
+
+def save_checkpoint(folder: Path, context: Any, **known: Any) -> Checkpoint:
+    """Write a checkpoint; the one before is kept, older ones are removed.
+
+    Args:
+        folder: of the replica.
+        context: OpenMM Context.
+        known: the fields of Checkpoint, but for ``sha256``.
+    """
+    import openmm
+
+    checkpoint = Checkpoint(sha256={}, **known)
+    state = context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
+    contents = {
+        f"{checkpoint.stem}.chk": context.createCheckpoint(),
+        f"{checkpoint.stem}.xml": openmm.XmlSerializer.serialize(state).encode(),
+    }
+    for name, content in contents.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(content)
+        checkpoint.sha256[name] = hashlib.sha256(content).hexdigest()
+    earlier = [item for item in read_checkpoints(folder) if item.step < checkpoint.step]
+    kept = [checkpoint, *earlier][:_KEPT]
+    write_json(
+        folder / INDEX, {"format_version": FORMAT_VERSION, "checkpoints": [asdict(item) for item in kept]}
+    )
+    named = {name for item in kept for name in item.sha256}
+    for path in folder.glob("checkpoint-*"):
+        if path.name not in named:
+            path.unlink(missing_ok=True)
+    return checkpoint
+
+
+def read_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints whose files are whole, newest first.
+
+    Raises:
+        SimulationError: checkpoint.json is damaged.
+    """
+    path = folder / INDEX
+    if not path.is_file():
+        return []
+    try:
+        record = read_json(path)
+        version = record["format_version"]
+        found = [
+            Checkpoint(**{**item, "offsets": Offsets(**item["offsets"])}) for item in record["checkpoints"]
+        ]
+    except (MLBenchError, KeyError, TypeError, ValueError) as error:
+        raise SimulationError(
+            f"{path}: not a readable checkpoint index ({error}); remove it to start this replica again"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise SimulationError(
+            f"{path}: of format version {version}, this package reads {FORMAT_VERSION}; "
+            "go on with the package that began it"
+        )
+    return [item for item in found if _is_whole(folder, item)]
+
+
+def load_checkpoint(folder: Path, checkpoint: Checkpoint, context: Any, properties: dict[str, str]) -> str:
+    """Put a Context into the state of the checkpoint.
+
+    Returns:
+        ``exact``, or ``inexact`` where only the State XML could be used.
+
+    Raises:
+        SimulationError: neither file can be loaded.
+    """
+    import openmm
+
+    if checkpoint.engine == engine_description(context, properties):
+        try:
+            context.loadCheckpoint((folder / f"{checkpoint.stem}.chk").read_bytes())
+        except openmm.OpenMMException:
+            # The State below says the same to all but the last bit.
+            pass
+        else:
+            return "exact"
+    try:
+        context.setState(_read_state(folder / f"{checkpoint.stem}.xml"))
+    except (openmm.OpenMMException, ValueError) as error:
+        raise SimulationError(
+            f"{folder / checkpoint.stem}.xml: does not fit this System ({' '.join(str(error).split())}); "
+            "resume with the model and protocol that the run began with"
+        ) from error
+    return "inexact"
+
+
+def _read_state(path: Path) -> Any:
+    """A State from XML; no other class is let into OpenMM's deserializer, some of which run code."""
+    import openmm
+    from lxml import etree
+
+    text = path.read_text(encoding="utf-8")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
+    root = etree.fromstring(text.encode(), parser)
+    if root.tag != "State" or root.get("type") != "State":
+        raise ValueError(f"a {root.get('type')} where a State was wanted")
+    return openmm.XmlSerializer.deserialize(text)
+
+
+def _is_whole(folder: Path, checkpoint: Checkpoint) -> bool:
+    """OpenMM loads some cut checkpoints without a word, so their hashes are compared."""
+    for name, sha256 in checkpoint.sha256.items():
+        path = folder / name
+        # A name with a folder in it was not written by us.
+        if path.parent != folder or not path.is_file():
+            return False
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            return False
+    return bool(checkpoint.sha256)

@@ -1,0 +1,477 @@
+"""One replica: from its start frame to its end, or to its collapse."""
+
+import math
+import re
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.errors import MLBenchError, SimulationError
+from openmm_mlbench.files import write_text
+from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.checkpoint import (
+    Checkpoint,
+    engine_description,
+    load_checkpoint,
+    read_checkpoints,
+    save_checkpoint,
+)
+from openmm_mlbench.simulation.momenta import compute_temperatures, draw_velocities, velocity_lag_ps
+from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Stop, Thresholds, write_dossier
+from openmm_mlbench.simulation.outputs import ReplicaFiles, last_frames, truncate
+from openmm_mlbench.simulation.platforms import (
+    PlatformChoice,
+    context_properties,
+    create_context,
+    limit_threads,
+)
+from openmm_mlbench.simulation.progress import ProgressCallback, ProgressUpdate
+from openmm_mlbench.simulation.run_folder import (
+    ReplicaStatus,
+    locked,
+    read_status,
+    remove_dossier,
+    remove_replica,
+)
+from openmm_mlbench.simulation.seeds import integrator_seed, velocity_generator
+
+# The first calls of a TorchScript model are slow and differ in the last bits from all later ones.
+WARM_UP_CALLS = 3
+_NOTIFY_INTERVAL_S = 0.25
+# A DCD file holds A in single precision.
+_LARGEST_POSITION_NM = 1e6
+_NAN = re.compile(r"\bnan\b", re.IGNORECASE)
+
+
+class ForceProvider(Interface):
+    """What a simulation asks of a force field.
+
+    ``description`` is plain JSON and names the model: keys ``model``,
+    ``archive_sha256``, ``dataset`` and ``card``.  With ``jobs`` above one the
+    provider is pickled and made again in each process.
+    """
+
+    description: dict[str, Any]
+
+    def create_system(self, topology: Any, *, constraints: Any = None) -> Any:
+        """An OpenMM System for this OpenMM Topology."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaTask:
+    """Everything that one replica needs; can be sent to another process.
+
+    Args:
+        replica: its number.
+        n_replicas: of how many.
+        folder: where it writes.
+        structure: PDB file of the molecule.
+        protocol: how to simulate.
+        provider: the forces.
+        positions_nm: (n_atoms, 3), nm, the start frame.
+        n_steps: where to end.
+        seed: of the whole run.
+        bonds: (n_bonds, 2), watched by the monitor.
+        equilibrium_A: (n_bonds,), their lengths in the reference.
+        thresholds: where collapse begins.
+        platform: OpenMM platform.
+        threads: CPU threads.
+        resume: go on from the latest checkpoint.
+    """
+
+    replica: int
+    n_replicas: int
+    folder: Path
+    structure: Path
+    protocol: Protocol
+    provider: ForceProvider
+    positions_nm: NDArray[np.float64]
+    n_steps: int
+    seed: int
+    bonds: NDArray[np.int64]
+    equilibrium_A: NDArray[np.float64]
+    thresholds: Thresholds
+    platform: PlatformChoice
+    threads: int = 1
+    resume: bool = False
+
+
+def run_replica(
+    task: ReplicaTask,
+    *,
+    system: Any = None,
+    notify: ProgressCallback | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ReplicaStatus:
+    """Run, or go on with, one replica.
+
+    Args:
+        task: what to do.
+        system: OpenMM System, if it has been made already.
+        notify: is told how far the replica is.
+        should_stop: asked after every frame; True ends the replica with a checkpoint.
+
+    Returns:
+        How it ended; a collapse is a result, not an error.
+
+    Raises:
+        SimulationError: it cannot start, or its files cannot be written.
+    """
+    task.folder.mkdir(parents=True, exist_ok=True)
+    with locked(task.folder):
+        checkpoints = read_checkpoints(task.folder) if task.resume else []
+        if task.resume:
+            status = read_status(task.folder)
+            if status is not None and _has_ended(status, task):
+                _tell(task, status, notify)
+                return status
+        if checkpoints:
+            remove_dossier(task.folder)
+        else:
+            remove_replica(task.folder)
+        return _Replica(
+            task, system, checkpoints[0] if checkpoints else None, notify, should_stop or (lambda: False)
+        ).run()
+
+
+def create_system(provider: ForceProvider, protocol: Protocol, topology: Any) -> Any:
+    """The provider's System with the protocol's constraints, its centre of mass kept at rest.
+
+    OpenMM's Nose-Hoover counts 3N - 3 degrees of freedom only where the System
+    has a CMMotionRemover; without one the internal temperature would be wrong
+    by a factor of up to (3N) / (3N - 3).
+    """
+    import openmm
+    from openmm import app
+
+    constraints = {"none": None, "h-bonds": app.HBonds}[protocol.constraints]
+    system = provider.create_system(topology, constraints=constraints)
+    if not any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces()):
+        system.addForce(openmm.CMMotionRemover())
+    return system
+
+
+def read_structure(path: Path) -> Any:
+    """The OpenMM topology of a PDB file.
+
+    Raises:
+        SimulationError: missing, unreadable, or an atom without element.
+    """
+    from openmm import app
+
+    try:
+        topology = app.PDBFile(str(path)).topology
+    except Exception as error:  # the parser raises whatever it meets
+        raise SimulationError(
+            f"{path}: not a readable PDB file ({error}); give the structure's PDB file"
+        ) from error
+    if not topology.getNumAtoms() or any(atom.element is None for atom in topology.atoms()):
+        raise SimulationError(f"{path}: has no atoms, or atoms without element; fill in columns 77-78")
+    return topology
+
+
+class _Replica:
+    """The state of a replica while it runs."""
+
+    def __init__(
+        self,
+        task: ReplicaTask,
+        system: Any,
+        checkpoint: Checkpoint | None,
+        notify: ProgressCallback | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.task = task
+        self.notify = notify
+        self.should_stop = should_stop
+        self.checkpoint = checkpoint
+        self.step = checkpoint.step if checkpoint else 0
+        self.timed_steps = checkpoint.timed_steps if checkpoint else 0
+        self.timed_seconds = checkpoint.timed_seconds if checkpoint else 0.0
+        self.resume = "none"
+        self.last_frame_written = True
+        self.notified = -math.inf
+        self.topology = read_structure(task.structure)
+        self.system = system or create_system(task.provider, task.protocol, self.topology)
+        limit_threads(task.threads)
+        # A stream that the State XML cannot restore must not be repeated: it depends on the step.
+        self.integrator = task.protocol.make_integrator(integrator_seed(task.seed, task.replica, self.step))
+        self.lag_ps = velocity_lag_ps(self.integrator)
+        self.masses = np.array(
+            [_numbers(self.system.getParticleMass(i)) for i in range(self.system.getNumParticles())]
+        )
+        self.context = create_context(self.system, self.integrator, task.platform)
+        self.properties = context_properties(self.context)
+
+    def run(self) -> ReplicaStatus:
+        """From start or checkpoint to the end."""
+        try:
+            start_energy = self._warm_up()
+            self._set_state()
+        except MLBenchError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises
+            return self._fail(error)
+        try:
+            return self._simulate(start_energy)
+        except OSError as error:
+            raise self._disk_error(error) from error
+
+    def _simulate(self, start_energy: float) -> ReplicaStatus:
+        task = self.task
+        checkpoint = self.checkpoint
+        self.files = ReplicaFiles(
+            task.folder,
+            self.topology,
+            task.protocol.timestep_ps,
+            task.protocol.steps_per_frame,
+            checkpoint.offsets if checkpoint else None,
+        )
+        try:
+            self.monitor = Monitor(
+                thresholds=task.thresholds,
+                bonds=task.bonds,
+                equilibrium_A=task.equilibrium_A,
+                atom_names=tuple(atom.name for atom in self.topology.atoms()),
+                temperature_K=task.protocol.temperature_K,
+                frame_interval_ps=task.protocol.frame_interval_ps,
+                start_energy_kJ_mol=start_energy,
+                positions_nm=self._positions(),
+                recent=checkpoint.recent if checkpoint else None,
+            )
+            if not math.isfinite(start_energy):
+                return self._collapse(
+                    self.monitor.exploded(0, 0.0, "energy of the start frame is NaN or infinite")
+                )
+            return self._loop()
+        finally:
+            self.files.close()
+
+    def _loop(self) -> ReplicaStatus:
+        self._status("running").write(self.task.folder)
+        frames_per_checkpoint = round(
+            self.task.protocol.checkpoint_interval_ps / self.task.protocol.frame_interval_ps
+        )
+        clock = time.perf_counter()
+        while self.step < self.task.n_steps:
+            try:
+                stop = self._advance()
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises
+                return self._fail(error)
+            now = time.perf_counter()
+            self.timed_seconds, clock = self.timed_seconds + now - clock, now
+            if stop is not None:
+                return self._collapse(stop)
+            last = self.step >= self.task.n_steps
+            interrupted = not last and self.should_stop()
+            # While a bond is beyond its limit the last good checkpoint stays the last one.
+            if self.monitor.offence is None and (
+                last or interrupted or self.files.n_frames % frames_per_checkpoint == 0
+            ):
+                self._save()
+            if interrupted:
+                return self._end("interrupted", message=f"interrupted at {self._time_ps():g} ps")
+            self._tell()
+        if self.monitor.offence is not None:
+            return self._collapse(self.monitor.offence)
+        return self._end("finished")
+
+    def _advance(self) -> Stop | None:
+        """Simulate to the next frame, write it and judge it."""
+        import openmm
+
+        n_steps = self.task.protocol.steps_per_frame
+        begin = time.perf_counter()
+        try:
+            self.integrator.step(n_steps)
+            # A collapsing frame may hold anything; the monitor looks at what comes out.
+            with np.errstate(all="ignore"):
+                record, positions_nm, box = self._observe()
+        except openmm.OpenMMException as error:
+            if not _NAN.search(str(error)):
+                raise
+            step = int(self.context.getStepCount())
+            return self.monitor.exploded(step, step * self.task.protocol.timestep_ps, _one_line(error))
+        self.step += n_steps
+        self.timed_steps += n_steps
+        self.speed = n_steps / (time.perf_counter() - begin)
+        with np.errstate(all="ignore"):
+            stop = self.monitor.check(record, positions_nm)
+        self.last_frame_written = bool((np.abs(positions_nm) < _LARGEST_POSITION_NM).all())
+        if self.last_frame_written:
+            self.files.append(record, positions_nm, box, self.speed)
+        return stop
+
+    def _observe(self) -> tuple[FrameRecord, NDArray[np.float64], Any]:
+        """The present frame: one evaluation of energy and forces."""
+        state = self.context.getState(positions=True, velocities=True, forces=True, energy=True)
+        positions_nm = _numbers(state.getPositions(asNumpy=True))
+        forces = _numbers(state.getForces(asNumpy=True))
+        velocities = _numbers(state.getVelocities(asNumpy=True)) + self.lag_ps * forces / self.masses[:, None]
+        temperatures = compute_temperatures(
+            positions_nm,
+            velocities,
+            self.masses,
+            self.system.getNumConstraints(),
+            isolated=not self.system.usesPeriodicBoundaryConditions(),
+        )
+        step = self.step + self.task.protocol.steps_per_frame
+        record = FrameRecord(
+            step=step,
+            time_ps=round(step * self.task.protocol.timestep_ps, 9),
+            potential_energy_kJ_mol=float(_numbers(state.getPotentialEnergy())),
+            kinetic_energy_kJ_mol=float(_numbers(state.getKineticEnergy())),
+            temperature_K=temperatures.total,
+            T_rot_K=temperatures.rotation,
+            T_vib_K=temperatures.vibration,
+            max_bond_deviation_A=float(self.monitor.bond_deviations_A(positions_nm).max(initial=0.0)),
+            max_force_kJ_mol_nm=float(np.sqrt((forces**2).sum(axis=1)).max()),
+        )
+        return record, positions_nm, state.getPeriodicBoxVectors()
+
+    def _warm_up(self) -> float:
+        """Discarded force calls on the start frame; its potential energy, kJ/mol."""
+        self.context.setPositions(self.task.positions_nm)
+        if self.system.getNumConstraints():
+            self.context.applyConstraints(self.integrator.getConstraintTolerance())
+        for _ in range(WARM_UP_CALLS):
+            state = self.context.getState(energy=True, forces=True)
+        return float(_numbers(state.getPotentialEnergy()))
+
+    def _set_state(self) -> None:
+        """Draw the momenta, or load the checkpoint."""
+        task = self.task
+        if self.checkpoint is None:
+            generator = velocity_generator(task.seed, task.replica)
+            self.context.setVelocities(draw_velocities(self.masses, task.protocol.temperature_K, generator))
+            if self.system.getNumConstraints():
+                self.context.applyVelocityConstraints(self.integrator.getConstraintTolerance())
+            return
+        loaded = load_checkpoint(task.folder, self.checkpoint, self.context, self.properties)
+        # Once inexact, a run never becomes exact again.
+        self.resume = "inexact" if "inexact" in (loaded, self.checkpoint.resume) else "exact"
+
+    def _save(self) -> None:
+        self.checkpoint = save_checkpoint(
+            self.task.folder,
+            self.context,
+            step=self.step,
+            time_ps=self._time_ps(),
+            offsets=self.files.sync(),
+            engine=engine_description(self.context, self.properties),
+            resume=self.resume,
+            timed_steps=self.timed_steps,
+            timed_seconds=self.timed_seconds,
+            recent=self.monitor.rows(),
+        )
+        self._status("running").write(self.task.folder)
+
+    def _collapse(self, stop: Stop) -> ReplicaStatus:
+        """Write the dossier, then the status that makes it valid."""
+        task = self.task
+        self.files.sync()
+        n_kept = len(self.monitor.recent) - (not self.last_frame_written)
+        frames = last_frames(task.folder, self.files.n_frames, n_kept, task.protocol.steps_per_frame)
+        write_dossier(task.folder / "dossier", stop, self.monitor, frames)
+        return self._end("unstable", reason=stop.reason, message=stop.message, stable_ps=stop.time_ps)
+
+    def _fail(self, error: Exception) -> ReplicaStatus:
+        """An error of the engine or the model: this replica ends, the others go on."""
+        text = "".join(traceback.format_exception(error))
+        write_text(self.task.folder / "dossier" / "error.txt", text)
+        return self._end("failed", reason="error", message=f"{type(error).__name__}: {_one_line(error)}")
+
+    def _disk_error(self, error: OSError) -> SimulationError:
+        """Cut the files back to the last checkpoint; the line that says what happened."""
+        folder = self.task.folder
+        undone = ""
+        if self.checkpoint is not None:
+            try:
+                truncate(folder, self.checkpoint.offsets, self.task.protocol.steps_per_frame)
+            except (OSError, SimulationError):
+                undone = " (the files could not be cut back; --resume will do it)"
+        at = f"{self.checkpoint.time_ps:g} ps" if self.checkpoint else "its start"
+        return SimulationError(
+            f"{folder}: cannot write at {self._time_ps():g} ps ({error.strerror}); free some space and go on "
+            f"from {at} with --resume{undone}"
+        )
+
+    def _status(self, state: str, **more: Any) -> ReplicaStatus:
+        files = getattr(self, "files", None)
+        return ReplicaStatus(
+            replica=self.task.replica,
+            state=state,
+            step=self.step,
+            time_ps=self._time_ps(),
+            length_ps=round(self.task.n_steps * self.task.protocol.timestep_ps, 9),
+            n_frames=files.n_frames if files else 0,
+            steps_per_second=self.timed_steps / self.timed_seconds if self.timed_seconds > 0 else None,
+            resume=self.resume,
+            platform={"name": self.task.platform.name, **self.properties},
+            **more,
+        )
+
+    def _end(self, state: str, **more: Any) -> ReplicaStatus:
+        status = self._status(state, **more)
+        status.write(self.task.folder)
+        _tell(self.task, status, self.notify)
+        return status
+
+    def _tell(self) -> None:
+        if self.notify is not None and time.monotonic() - self.notified > _NOTIFY_INTERVAL_S:
+            self.notified = time.monotonic()
+            self.notify(
+                ProgressUpdate(
+                    replica=self.task.replica,
+                    n_replicas=self.task.n_replicas,
+                    time_ps=self._time_ps(),
+                    length_ps=self.task.n_steps * self.task.protocol.timestep_ps,
+                    steps_per_second=self.speed,
+                    state="running",
+                )
+            )
+
+    def _time_ps(self) -> float:
+        return round(self.step * self.task.protocol.timestep_ps, 9)
+
+    def _positions(self) -> NDArray[np.float64]:
+        return _numbers(self.context.getState(positions=True).getPositions(asNumpy=True))
+
+
+def _has_ended(status: ReplicaStatus, task: ReplicaTask) -> bool:
+    """A collapse is final; a finished replica is done unless more is wanted."""
+    return status.state == "unstable" or (status.state == "finished" and status.step >= task.n_steps)
+
+
+def _tell(task: ReplicaTask, status: ReplicaStatus, notify: ProgressCallback | None) -> None:
+    if notify is not None:
+        notify(
+            ProgressUpdate(
+                replica=task.replica,
+                n_replicas=task.n_replicas,
+                time_ps=status.time_ps,
+                length_ps=status.length_ps,
+                steps_per_second=None,
+                state=status.state,
+            )
+        )
+
+
+def _numbers(quantity: Any) -> Any:
+    """The numbers of a quantity in OpenMM's own units (nm, ps, kJ/mol)."""
+    import openmm
+
+    return quantity.value_in_unit_system(openmm.unit.md_unit_system)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

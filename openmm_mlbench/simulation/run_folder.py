@@ -1,0 +1,192 @@
+"""Run folders: what lies where, who may write, what may be removed.
+
+RUN/run.json        what was simulated, with every hash, version and seed
+RUN/protocol.xml    copy of the protocol
+RUN/topology.pdb    copy of the structure
+RUN/replica-0/      trajectory.dcd, log.csv, status.json, checkpoints, dossier/ after a collapse
+RUN/metrics.json    written by the analysis
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from openmm_mlbench.errors import MLBenchError, SimulationError
+from openmm_mlbench.files import finite_or_none, read_json, write_json
+
+RUN = "run.json"
+STATUS = "status.json"
+LOCK = ".lock"
+FORMAT = "openmm-mlbench run"
+STATES = ("running", "finished", "unstable", "interrupted", "failed")
+_RUN_FILES = (RUN, "protocol.xml", "topology.pdb", "metrics.json", "report.html")
+_REPLICA_FILES = ("trajectory.dcd", "log.csv", STATUS, "checkpoint.json")
+_DOSSIER_FILES = ("dossier.json", "frames.csv", "frames.dcd", "error.txt")
+_REPLICA_FOLDER = re.compile(r"replica-\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaStatus:
+    """Where a replica stands; status.json.
+
+    Args:
+        replica: its number.
+        state: ``running``, ``finished``, ``unstable`` (it collapsed), ``interrupted`` or ``failed``.
+        reason: code of a collapse or failure, empty otherwise.
+        message: the same for people, one line.
+        step: integration steps done.
+        time_ps: simulated time.
+        length_ps: simulated time wanted.
+        stable_ps: time of the first offending frame of a collapse, or None.
+        n_frames: frames in trajectory.dcd.
+        steps_per_second: mean over the loop, without start and warm-up; None before the first frame.
+        resume: ``none``, ``exact`` or ``inexact`` (went on from State XML on another platform or version).
+        platform: name and properties of the platform.
+    """
+
+    replica: int
+    state: str
+    length_ps: float
+    reason: str = ""
+    message: str = ""
+    step: int = 0
+    time_ps: float = 0.0
+    stable_ps: float | None = None
+    n_frames: int = 0
+    steps_per_second: float | None = None
+    resume: str = "none"
+    platform: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise SimulationError(f"state {self.state!r} is not one of {', '.join(STATES)}")
+
+    def write(self, folder: Path) -> None:
+        """Write status.json."""
+        record = asdict(self)
+        record["steps_per_second"] = finite_or_none(self.steps_per_second)
+        write_json(folder / STATUS, record)
+
+
+def read_status(folder: Path) -> ReplicaStatus | None:
+    """The status of a replica, or None before it began.
+
+    Raises:
+        SimulationError: status.json is damaged.
+    """
+    path = folder / STATUS
+    if not path.is_file():
+        return None
+    try:
+        return ReplicaStatus(**read_json(path))
+    except (MLBenchError, TypeError) as error:
+        raise SimulationError(
+            f"{path}: not a readable status ({error}); start again with --overwrite"
+        ) from error
+
+
+def replica_folder(out: Path, replica: int) -> Path:
+    """The folder of one replica."""
+    return out / f"replica-{replica}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other writers out of a folder for as long as this process lives.
+
+    Raises:
+        SimulationError: another process writes there.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise SimulationError(
+            f"{folder}: another process is writing there; wait for it or choose another folder"
+        ) from error
+    except OSError as error:
+        raise SimulationError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Create the run's folder, or refuse one that holds something else.
+
+    Raises:
+        SimulationError: it holds a run and neither resume nor overwrite was asked for, or holds other things.
+    """
+    if resume and overwrite:
+        raise SimulationError("resume and overwrite exclude each other; choose one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SimulationError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
+    if (out / RUN).is_file():
+        if not (resume or overwrite):
+            raise SimulationError(
+                f"{out}: holds a run already; use --resume to go on, --overwrite, or another folder"
+            )
+        read_run(out)
+    elif any(path.name != LOCK for path in out.iterdir()):
+        raise SimulationError(f"{out}: holds files but no {RUN}; choose an empty or new folder")
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json.
+
+    Raises:
+        SimulationError: damaged, or not written by this package.
+    """
+    try:
+        record = read_json(out / RUN)
+    except (OSError, MLBenchError) as error:
+        raise SimulationError(f"{out}: {RUN} cannot be read ({error}); choose another folder") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise SimulationError(f"{out}: its {RUN} is not of this package; choose another folder")
+    return record
+
+
+def remove_run(out: Path) -> None:
+    """Remove the files of a run, and nothing that this package did not write.
+
+    Raises:
+        SimulationError: a replica is still running.
+    """
+    for folder in out.glob("replica-*"):
+        if not _REPLICA_FOLDER.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        with locked(folder):
+            remove_replica(folder)
+        (folder / LOCK).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    # run.json last, because it is what marks the folder as ours.
+    for name in reversed(_RUN_FILES):
+        (out / name).unlink(missing_ok=True)
+
+
+def remove_replica(folder: Path) -> None:
+    """Remove the files of one replica; its lock stays with whoever holds it."""
+    for path in [*(folder / name for name in _REPLICA_FILES), *folder.glob("checkpoint-*")]:
+        path.unlink(missing_ok=True)
+    remove_dossier(folder)
+
+
+def remove_dossier(folder: Path) -> None:
+    """Remove what was written about a collapse or failure."""
+    dossier = folder / "dossier"
+    if dossier.is_dir() and not dossier.is_symlink():
+        for name in _DOSSIER_FILES:
+            (dossier / name).unlink(missing_ok=True)
+        if not any(dossier.iterdir()):
+            dossier.rmdir()

@@ -1,0 +1,192 @@
+"""run.json: what was simulated, with every hash, version and seed."""
+
+import importlib.metadata
+import json
+import platform as host
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import openmm_mlbench
+from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.files import atomic_path, sha256_file, write_json
+from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.monitor import Thresholds
+from openmm_mlbench.simulation.platforms import PlatformChoice
+from openmm_mlbench.simulation.run_folder import FORMAT, RUN, read_run, remove_run
+from openmm_mlbench.simulation.seeds import integrator_seed
+
+FORMAT_VERSION = 1
+# What a resumed run shares with the run that it continues ...
+_SAME = (
+    "protocol",
+    "model",
+    "seed",
+    "start_frames",
+    "bonds",
+    "equilibrium_A",
+    "thresholds",
+    "topology_sha256",
+)
+# ... and what stays as it was at the start.
+_KEPT = ("platform", "versions", "git_commit", "host")
+_PACKAGES = ("openmm", "openmmtorch", "torch", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that was decided before a run starts.
+
+    Args:
+        protocol: with the run's seed.
+        description: of the model, plain JSON.
+        frames: that the start frames are drawn from.
+        places: (n_replicas,) of the start frames in there.
+        n_steps: of one replica.
+        bonds: (n_bonds, 2).
+        equilibrium_A: (n_bonds,).
+        thresholds: where collapse begins.
+        platform: OpenMM platform.
+    """
+
+    protocol: Protocol
+    description: dict[str, Any]
+    frames: Frames
+    places: NDArray[np.int64]
+    n_steps: int
+    bonds: NDArray[np.int64]
+    equilibrium_A: NDArray[np.float64]
+    thresholds: Thresholds
+    platform: PlatformChoice
+
+    @property
+    def n_replicas(self) -> int:
+        """Number of replicas."""
+        return len(self.places)
+
+    @property
+    def length_ps(self) -> float:
+        """Length of one replica."""
+        return round(self.n_steps * self.protocol.timestep_ps, 9)
+
+
+def write_run_record(out: Path, plan: Plan, *, resume: bool) -> None:
+    """Write run.json and the copies of protocol and structure; the folder must be locked.
+
+    Raises:
+        SimulationError: a resumed run differs from what was begun.
+    """
+    # Through JSON, so that what is compared with an old file looks like one.
+    record = json.loads(json.dumps(_run_record(plan)))
+    if resume and (out / RUN).is_file():
+        former = read_run(out)
+        _check_same(out, former, record)
+        record |= {key: former[key] for key in _KEPT}
+        record["length_ps"] = max(record["length_ps"], former["length_ps"])
+    else:
+        remove_run(out)
+        with atomic_path(out / "topology.pdb") as temporary:
+            shutil.copyfile(plan.protocol.structure_path, temporary)
+        plan.protocol.write(out / "protocol.xml")
+    write_json(out / RUN, record)
+
+
+def _run_record(plan: Plan) -> dict[str, Any]:
+    protocol, frames, seed = plan.protocol, plan.frames, plan.protocol.seed
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "protocol": {
+            "name": protocol.name,
+            "sha256": protocol.sha256,
+            "system": protocol.system,
+            "ensemble": protocol.ensemble,
+            "temperature_K": protocol.temperature_K,
+            "timestep_fs": protocol.timestep_fs,
+            "frame_interval_fs": protocol.frame_interval_fs,
+            "length_ps": protocol.length_ps,
+            "replicas": protocol.replicas,
+            "observables": list(protocol.observables),
+        },
+        "model": dict(plan.description),
+        "dataset": plan.description.get("dataset"),
+        "length_ps": plan.length_ps,
+        "replicas": plan.n_replicas,
+        "seed": seed,
+        "integrator_seeds": [integrator_seed(seed, replica) for replica in range(plan.n_replicas)],
+        "start_frames": {
+            "dataset": frames.name,
+            "sha256": frames.content_hash(),
+            "level_of_theory": frames.level_of_theory,
+            "n_available": frames.n_frames,
+        },
+        "start_places": plan.places.tolist(),
+        "start_frame_indices": frames.frame_indices[plan.places].tolist(),
+        "atomic_numbers": frames.atomic_numbers.tolist(),
+        "topology_sha256": sha256_file(protocol.structure_path),
+        "bonds": plan.bonds.tolist(),
+        "equilibrium_A": plan.equilibrium_A.tolist(),
+        "thresholds": asdict(plan.thresholds),
+        "platform": asdict(plan.platform),
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+        "host": {"machine": host.machine(), "system": host.platform()},
+    }
+
+
+def _check_same(out: Path, former: dict[str, Any], record: dict[str, Any]) -> None:
+    for key in _SAME:
+        if former.get(key) != record[key]:
+            raise SimulationError(
+                f"{out}: was begun with another {key.replace('_', ' ')} "
+                f"({_difference(former.get(key), record[key])}); resume with what it was begun with, "
+                "or use another folder"
+            )
+    if former["replicas"] > record["replicas"]:
+        raise SimulationError(
+            f"{out}: was begun with {former['replicas']} replicas, not {record['replicas']}; "
+            "ask for at least as many"
+        )
+
+
+def _difference(former: Any, now: Any) -> str:
+    if isinstance(former, dict) and isinstance(now, dict):
+        for key in now:
+            if former.get(key) != now[key]:
+                return f"{key}: {_short(former.get(key))} then, {_short(now[key])} now"
+    return f"{_short(former)} then, {_short(now)} now"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what shapes the numbers; torch and its bridge only where a force has loaded them."""
+    found = {"openmm-mlbench": openmm_mlbench.__version__, "python": host.python_version()}
+    for name in _PACKAGES:
+        if name in sys.modules:
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this code runs from, with -dirty after changes; None when installed."""
+    root = Path(openmm_mlbench.__file__).resolve().parents[1]
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,226 @@
+"""Running a protocol: all its replicas, one after another or in several processes."""
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.monitor import Thresholds
+from openmm_mlbench.simulation.platforms import choose_platform
+from openmm_mlbench.simulation.progress import ProgressCallback
+from openmm_mlbench.simulation.replica import (
+    ForceProvider,
+    ReplicaTask,
+    create_system,
+    read_structure,
+    run_replica,
+)
+from openmm_mlbench.simulation.run_folder import ReplicaStatus, locked, make_folder, replica_folder
+from openmm_mlbench.simulation.run_record import Plan, write_run_record
+from openmm_mlbench.simulation.seeds import choose_start_frames
+from openmm_mlbench.simulation.workers import run_in_processes
+from openmm_mlbench.topology import bond_lengths, find_bonds
+from openmm_mlbench.units import NM_PER_ANGSTROM
+
+
+class RunInterrupted(SimulationError):  # noqa: N818 - an interruption is no fault
+    """The user or the queue ended the run; ``statuses`` says how far it came."""
+
+    def __init__(self, message: str, statuses: list[ReplicaStatus]) -> None:
+        super().__init__(message)
+        self.statuses = statuses
+
+
+def run_protocol(
+    protocol: Protocol,
+    provider: ForceProvider,
+    out: str | Path,
+    *,
+    start_frames: Frames,
+    replicas: int | None = None,
+    length_ps: float | None = None,
+    platform: str = "auto",
+    threads: int = 1,
+    jobs: int = 1,
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+    reference_bonds: NDArray[np.int64] | None = None,
+    equilibrium_A: NDArray[np.float64] | None = None,
+    thresholds: Thresholds | None = None,
+) -> list[ReplicaStatus]:
+    """Run a protocol's replicas into a run folder.
+
+    Args:
+        protocol: what to simulate.
+        provider: the forces; its ``description`` is recorded.
+        out: run folder, new or empty unless resume or overwrite.
+        start_frames: frames (the test split) to draw the start positions from.
+        replicas: how many; the protocol's number if None.
+        length_ps: of one replica; the protocol's if None.
+        platform: OpenMM platform or ``auto``.
+        threads: CPU threads of one replica.
+        jobs: replicas at a time, each in a process of its own if more than one.  A script
+            that asks for this needs the usual ``if __name__ == "__main__":``.
+        seed: instead of the protocol's.
+        resume: go on with what is in the folder; a longer length extends finished replicas.
+        overwrite: remove the run that is in the folder, and only that.
+        progress: is told how far each replica is.
+        reference_bonds: (n_bonds, 2); those of the first of start_frames if None.
+        equilibrium_A: (n_bonds,), mean lengths in the reference; in start_frames if None.
+        thresholds: where collapse begins; the bond limit is the protocol's if None.
+
+    Returns:
+        The status of every replica: finished, unstable (a result) or failed.
+
+    Raises:
+        SimulationError: it cannot start, or files cannot be written.
+        RunInterrupted: Ctrl-C or SIGTERM; everything is ready for resume.
+    """
+    protocol = dataclasses.replace(protocol, seed=protocol.seed if seed is None else seed)
+    n_replicas = protocol.replicas if replicas is None else replicas
+    _check_counts(n_replicas, jobs, threads, start_frames)
+    topology = read_structure(protocol.structure_path)
+    _check_atoms(protocol, topology, start_frames)
+    bonds, equilibrium = _watched_bonds(start_frames, reference_bonds, equilibrium_A)
+    # Made here once, so that a misfit of model and molecule is found before anything is written.
+    system = create_system(provider, protocol, topology)
+    plan = Plan(
+        protocol=protocol,
+        description=provider.description,
+        frames=start_frames,
+        places=choose_start_frames(start_frames.n_frames, n_replicas, protocol.seed),
+        n_steps=protocol.n_steps(length_ps),
+        bonds=bonds,
+        equilibrium_A=equilibrium,
+        thresholds=thresholds or Thresholds(bond_deviation_A=protocol.stability_threshold_A),
+        platform=choose_platform(platform, system, threads),
+    )
+    out = Path(out)
+    make_folder(out, resume=resume, overwrite=overwrite)
+    with locked(out), _stop_on_signals() as stopped:
+        write_run_record(out, plan, resume=resume)
+        tasks = _tasks(out, plan, provider, threads=threads, resume=resume)
+        if min(jobs, n_replicas) > 1:
+            statuses = run_in_processes(tasks, jobs, progress, stopped)
+        else:
+            statuses = _run_here(tasks, system, progress, stopped)
+    if len(statuses) < n_replicas or any(status.state == "interrupted" for status in statuses):
+        done = ", ".join(f"{status.time_ps:g}" for status in statuses) or "0"
+        raise RunInterrupted(
+            f"{out}: interrupted at {done} of {plan.length_ps:g} ps; the same command with --resume goes on",
+            statuses,
+        )
+    return statuses
+
+
+def _tasks(
+    out: Path, plan: Plan, provider: ForceProvider, *, threads: int, resume: bool
+) -> list[ReplicaTask]:
+    return [
+        ReplicaTask(
+            replica=replica,
+            n_replicas=plan.n_replicas,
+            folder=replica_folder(out, replica),
+            structure=out / "topology.pdb",
+            protocol=plan.protocol,
+            provider=provider,
+            positions_nm=plan.frames.positions[place] * NM_PER_ANGSTROM,
+            n_steps=plan.n_steps,
+            seed=plan.protocol.seed,
+            bonds=plan.bonds,
+            equilibrium_A=plan.equilibrium_A,
+            thresholds=plan.thresholds,
+            platform=plan.platform,
+            threads=threads,
+            resume=resume,
+        )
+        for replica, place in enumerate(plan.places)
+    ]
+
+
+def _run_here(
+    tasks: list[ReplicaTask], system: Any, progress: ProgressCallback | None, stopped: threading.Event
+) -> list[ReplicaStatus]:
+    statuses = []
+    for task in tasks:
+        if stopped.is_set():
+            break
+        statuses.append(run_replica(task, system=system, notify=progress, should_stop=stopped.is_set))
+    return statuses
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a request; the second acts as usual."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    former = {
+        number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    def request(*_: Any) -> None:
+        stopped.set()
+        restore()
+
+    for number in former:
+        signal.signal(number, request)
+    try:
+        yield stopped
+    finally:
+        restore()
+
+
+def _check_counts(n_replicas: int, jobs: int, threads: int, frames: Frames) -> None:
+    for name, value in (("replicas", n_replicas), ("jobs", jobs), ("threads", threads)):
+        if value < 1:
+            raise SimulationError(f"{name} is {value}; at least 1 is needed")
+    if n_replicas > frames.n_frames:
+        raise SimulationError(
+            f"{n_replicas} replicas but only {frames.n_frames} start frames in {frames.name}; ask for fewer replicas"
+        )
+
+
+def _check_atoms(protocol: Protocol, topology: Any, frames: Frames) -> None:
+    numbers = [atom.element.atomic_number for atom in topology.atoms()]
+    if numbers != frames.atomic_numbers.tolist():
+        raise SimulationError(
+            f"{protocol.structure_path}: atomic numbers {numbers} but {frames.name} has "
+            f"{frames.atomic_numbers.tolist()}; use frames of the same molecule in the same atom order"
+        )
+
+
+def _watched_bonds(
+    frames: Frames, bonds: NDArray[np.int64] | None, equilibrium_A: NDArray[np.float64] | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The bonds that the monitor watches, and their lengths in the reference."""
+    if bonds is None:
+        bonds = find_bonds(frames.atomic_numbers, frames.positions[0])
+    bonds = np.asarray(bonds, dtype=np.int64)
+    fits = bonds.ndim == 2 and bonds.shape[1] == 2
+    fits = fits and (not bonds.size or 0 <= bonds.min() <= bonds.max() < frames.n_atoms)
+    if fits and equilibrium_A is None:
+        equilibrium_A = bond_lengths(frames.positions, bonds).mean(axis=0)
+    equilibrium = np.asarray(equilibrium_A, dtype=np.float64)
+    if not fits or equilibrium.shape != (len(bonds),):
+        raise SimulationError(
+            f"bonds of shape {bonds.shape} with {equilibrium.size} equilibrium lengths do not fit "
+            f"{frames.n_atoms} atoms; give (n_bonds, 2) indices and one length each"
+        )
+    return bonds, equilibrium
