@@ -26,7 +26,9 @@ class MLBenchPotentialImplFactory(MLPotentialImplFactory):
         from openmm_mlbench.potential import Potential
 
         if "model" not in args:
-            raise PotentialError(f"MLPotential({name!r}) needs model=..., an id like 'ethanol/schnet' or a path of a .pt file")
+            raise PotentialError(
+                f"MLPotential({name!r}) needs model=..., an id like 'ethanol/schnet' or a path of a .pt file"
+            )
         return MLBenchPotentialImpl(Potential.load(args["model"]))
 
 

@@ -1,9 +1,10 @@
 """A learned force field in any OpenMM script.
 
-    from openmm_mlbench import Potential
-    system = Potential.load("ethanol/schnet").create_system(topology)
+from openmm_mlbench import Potential
+system = Potential.load("ethanol/schnet").create_system(topology)
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,11 +54,15 @@ class Potential:
         prepare_platforms()
         return cls(find_archive(id_or_path))
 
+    @property
     def description(self) -> dict[str, Any]:
         """What a run folder records about the model."""
-        import dataclasses
-
-        return {"id": self.id, "sha256": self.archive.sha256, "card": dataclasses.asdict(self.card)}
+        return {
+            "model": self.id,
+            "archive_sha256": self.archive.sha256,
+            "dataset": self.card.trained_on.dataset,
+            "card": dataclasses.asdict(self.card),
+        }
 
     def module(
         self,
@@ -77,7 +82,9 @@ class Potential:
                 space), ``autograd``, or ``auto``: the first where it serves.
         """
         if evaluation not in EVALUATIONS:
-            raise PotentialError(f"evaluation {evaluation!r} is not known; use one of {', '.join(EVALUATIONS)}")
+            raise PotentialError(
+                f"evaluation {evaluation!r} is not known; use one of {', '.join(EVALUATIONS)}"
+            )
         self._check_species(atomic_numbers)
         numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
         places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
@@ -124,13 +131,19 @@ class Potential:
                 f"the System has {system.getNumParticles()} particles, the topology {len(everything)} atoms; give the pair that belongs together"
             )
         chosen = None if atoms is None else [int(place) for place in atoms]
-        if chosen is not None and (not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0 or max(chosen) >= len(everything)):
-            raise PotentialError(f"atoms must be different places in 0-{len(everything) - 1}, at least one; got {chosen[:10]}")
+        if chosen is not None and (
+            not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0 or max(chosen) >= len(everything)
+        ):
+            raise PotentialError(
+                f"atoms must be different places in 0-{len(everything) - 1}, at least one; got {chosen[:10]}"
+            )
         numbers = []
         for place in range(len(everything)) if chosen is None else chosen:
             element = everything[place].element
             if element is None:
-                raise PotentialError(f"atom {place} ({everything[place].name}) has no element; give the topology real elements")
+                raise PotentialError(
+                    f"atom {place} ({everything[place].name}) has no element; give the topology real elements"
+                )
             numbers.append(element.atomic_number)
         box = topology.getPeriodicBoxVectors()
         if box is not None:
@@ -168,7 +181,9 @@ class Potential:
         system = openmm.System()
         for atom in topology.atoms():
             if atom.element is None:
-                raise PotentialError(f"atom {atom.index} ({atom.name}) has no element; give the topology real elements")
+                raise PotentialError(
+                    f"atom {atom.index} ({atom.name}) has no element; give the topology real elements"
+                )
             system.addParticle(atom.element.mass)
         box = topology.getPeriodicBoxVectors()
         if box is not None:
@@ -198,7 +213,9 @@ class Potential:
     def _check_box(self, box: Any) -> None:
         vectors = np.array(box.value_in_unit(unit.nanometer) if unit.is_quantity(box) else box, dtype=float)
         if not np.isfinite(vectors).all() or abs(np.linalg.det(vectors)) < 1e-6:
-            raise PotentialError(f"the box vectors {vectors.tolist()} nm span no volume; give a real box, or none")
+            raise PotentialError(
+                f"the box vectors {vectors.tolist()} nm span no volume; give a real box, or none"
+            )
         lengths = np.linalg.norm(vectors, axis=1)
         if lengths.min() * 10 < 0.2 * self.card.cutoff_A:
             raise PotentialError(
@@ -239,4 +256,6 @@ def _move_mass_to_hydrogens(system: openmm.System, topology: app.Topology, mass:
                 system.setParticleMass(heavy.index, system.getParticleMass(heavy.index) - transfer)
                 moved += 1
     if moved == 0:
-        raise PotentialError("hydrogenMass was given, but the topology has no bonds to hydrogens; add bonds (CONECT) or leave it out")
+        raise PotentialError(
+            "hydrogenMass was given, but the topology has no bonds to hydrogens; add bonds (CONECT) or leave it out"
+        )

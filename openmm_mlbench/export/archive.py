@@ -43,7 +43,9 @@ class Archive:
             return torch.jit.load(str(self.path), map_location="cpu")
         except (RuntimeError, ValueError) as error:
             line = str(error).strip().splitlines()[0][:200]
-            raise ModelError(f"{self.path} cannot be loaded as TorchScript ({line}); export or copy it again") from error
+            raise ModelError(
+                f"{self.path} cannot be loaded as TorchScript ({line}); export or copy it again"
+            ) from error
 
     def load_eager(self) -> ExportedModel:
         """The same weights in this package's own network classes."""
@@ -54,8 +56,17 @@ class Archive:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ModelError(f"{self.path}: weights do not fit the card's {self.card.model} network; export it again") from error
+            raise ModelError(
+                f"{self.path}: weights do not fit the card's {self.card.model} network; export it again"
+            ) from error
         return model.eval()
+
+    def load_force_field(self) -> ForceField:
+        """The same weights for batches of frames in A and eV."""
+        model = self.load_eager()
+        force_field = ForceField(model.network, model.atomic_numbers)
+        force_field.scale, force_field.reference = model.scale, model.reference
+        return force_field
 
 
 def save_archive(force_field: ForceField, card: Card, path: str | Path) -> None:
@@ -82,10 +93,14 @@ def read_card(path: str | Path) -> Card:
             if len(names) != 1:
                 raise ModelError(f"{path} has no card; export it with `openmm-mlbench export`")
             if archive.getinfo(names[0]).file_size > LARGEST_CARD:
-                raise ModelError(f"{path}: its card is larger than {LARGEST_CARD} bytes; this is not a model of ours")
+                raise ModelError(
+                    f"{path}: its card is larger than {LARGEST_CARD} bytes; this is not a model of ours"
+                )
             text = archive.read(names[0]).decode("utf-8")
     except (zipfile.BadZipFile, EOFError, UnicodeDecodeError, OSError) as error:
-        raise ModelError(f"{path} is not a complete TorchScript archive ({error}); export or copy it again") from error
+        raise ModelError(
+            f"{path} is not a complete TorchScript archive ({error}); export or copy it again"
+        ) from error
     return Card.from_json(text, str(path))
 
 

@@ -113,7 +113,9 @@ class Card:
             record = json.loads(text)
             found = record.pop("format", None)
             if found != FORMAT:
-                raise ModelError(f"{where}: card has format {found!r}, this version reads {FORMAT}; export the model again")
+                raise ModelError(
+                    f"{where}: card has format {found!r}, this version reads {FORMAT}; export the model again"
+                )
             record["claims"] = Claims(**record["claims"])
             record["trained_on"] = TrainedOn(**record["trained_on"])
             return cls(**record)

@@ -48,7 +48,9 @@ class CheckRow:
 
 
 class _Checker:
-    def __init__(self, archive: Archive, atomic_numbers: NDArray[np.int64], positions_nm: NDArray[np.float64]) -> None:
+    def __init__(
+        self, archive: Archive, atomic_numbers: NDArray[np.int64], positions_nm: NDArray[np.float64]
+    ) -> None:
         self.archive = archive
         self.card = archive.card
         self.numbers = torch.as_tensor(atomic_numbers, dtype=torch.long)
@@ -68,13 +70,19 @@ class _Checker:
         module.atomic_numbers = numbers
         return module
 
-    def difference(self, energy: Tensor, forces: Tensor, energy_0: Tensor | None = None, forces_0: Tensor | None = None) -> float:
+    def difference(
+        self, energy: Tensor, forces: Tensor, energy_0: Tensor | None = None, forces_0: Tensor | None = None
+    ) -> float:
         """Larger of the relative differences of energy and forces."""
         energy_0 = self.energy if energy_0 is None else energy_0
         forces_0 = self.forces if forces_0 is None else forces_0
         in_energy = float((energy - energy_0).abs()) / self.energy_size
         in_forces = float((forces.double() - forces_0.double()).abs().max()) / self.force_size
-        return float(np.fmax(in_energy, in_forces)) if np.isfinite([in_energy, in_forces]).all() else float("nan")
+        return (
+            float(np.fmax(in_energy, in_forces))
+            if np.isfinite([in_energy, in_forces]).all()
+            else float("nan")
+        )
 
     def scripted(self) -> float:
         module = torch.jit.script(self.eager)
@@ -227,7 +235,11 @@ def check_archive(
         ("atoms outside the box", checker.outside_the_box, tolerance),
         ("float32 positions", checker.float32_positions, FLOAT32_TOLERANCE),
         ("float32 against float64", checker.float64, FLOAT32_TOLERANCE),
-        ("forces against finite differences (conservative)", checker.finite_differences, FINITE_DIFFERENCE_TOLERANCE if claims.conservative else None),
+        (
+            "forces against finite differences (conservative)",
+            checker.finite_differences,
+            FINITE_DIFFERENCE_TOLERANCE if claims.conservative else None,
+        ),
         ("rotation", checker.rotation, tolerance if claims.rotation else None),
         ("inversion (parity)", checker.parity, tolerance if claims.parity else None),
         ("net force", checker.net_force, tolerance if claims.zero_net_force else None),

@@ -43,13 +43,17 @@ class ExportedModel(nn.Module):
     def pairs(self, positions: Tensor, box_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
         """Pair list of positions (n_atoms, 3) in A; see :mod:`openmm_mlbench.models.neighbours`."""
         if box_vectors is not None:
-            return periodic_pairs(positions, box_vectors.to(positions.dtype) * self.angstrom_per_nm, self.cutoff)
+            return periodic_pairs(
+                positions, box_vectors.to(positions.dtype) * self.angstrom_per_nm, self.cutoff
+            )
         if positions.size(0) <= self.all_pairs_limit:
             index = all_pairs(positions.size(0), positions.device)
             return index, positions[index[1]] - positions[index[0]]
         return open_pairs(positions, self.cutoff)
 
-    def evaluate(self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Energy (float64, kJ/mol) and forces (n_selected, 3) in the network's dtype, kJ/mol/nm."""
         vectors = pair_vectors.detach().to(self.one.dtype).requires_grad_(True)  # noqa: FBT003
         per_atom = self.network.atomic_energies(vectors, topology)
@@ -66,7 +70,9 @@ class ExportedModel(nn.Module):
         where = positions.detach()
         selected = where if self.atoms.size(0) == 0 else where[self.atoms]
         pair_index, pair_vectors = self.pairs(selected * self.angstrom_per_nm, box_vectors)
-        energy, forces = self.evaluate(pair_vectors, pair_index, self.network.topology(self.atomic_numbers, pair_index))
+        energy, forces = self.evaluate(
+            pair_vectors, pair_index, self.network.topology(self.atomic_numbers, pair_index)
+        )
         forces = forces.to(where.dtype)
         if self.atoms.size(0) > 0:
             forces = torch.zeros_like(where).index_copy(0, self.atoms, forces)

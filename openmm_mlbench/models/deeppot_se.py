@@ -43,7 +43,9 @@ class _StackedLayer(nn.Module):
     With ``timestep`` the new part of such a layer is scaled by a trained vector.
     """
 
-    def __init__(self, n_networks: int, n_in: int, n_out: int, *, timestep: bool, linear: bool = False) -> None:
+    def __init__(
+        self, n_networks: int, n_in: int, n_out: int, *, timestep: bool, linear: bool = False
+    ) -> None:
         super().__init__()
         self.linear = linear
         self.skip = n_out // n_in if n_out in (n_in, 2 * n_in) and not linear else 0
@@ -131,7 +133,9 @@ class DeepPotSE(nn.Module):
         """
         centre, neighbour = directed_edges(pair_index)
         kinds = self.lookup[atomic_numbers]
-        kind_edges, edge_slots = _group(kinds[centre] * self.n_species + kinds[neighbour], self.n_species * self.n_species)
+        kind_edges, edge_slots = _group(
+            kinds[centre] * self.n_species + kinds[neighbour], self.n_species * self.n_species
+        )
         atom_edges, _ = _group(centre, atomic_numbers.size(0))
         slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=centre.device)])
         kind_atoms, atom_slots = _group(kinds, self.n_species)
@@ -156,10 +160,14 @@ class DeepPotSE(nn.Module):
         n_atoms = atom_edges.size(0)
         radial, angular = self.environment(pair_vectors)
         radial = radial / self.scale_radial[centre_kinds]
-        rows = torch.cat([radial.unsqueeze(1), angular / self.scale_angular[centre_kinds].unsqueeze(1)], dim=1)
+        rows = torch.cat(
+            [radial.unsqueeze(1), angular / self.scale_angular[centre_kinds].unsqueeze(1)], dim=1
+        )
         # One more row, of zeros, is what the padding points to: it adds nothing.
         rows = torch.cat([rows, torch.zeros(1, 4, dtype=rows.dtype, device=rows.device)])
-        embedded = self.embedding(rows[:, 0].index_select(0, kind_edges.flatten()).view(kind_edges.size(0), -1, 1))
+        embedded = self.embedding(
+            rows[:, 0].index_select(0, kind_edges.flatten()).view(kind_edges.size(0), -1, 1)
+        )
         width = embedded.size(2)
         embedded = embedded.reshape(-1, width).index_select(0, atom_edge_slots.flatten())
         embedded = embedded.view(n_atoms, -1, width)

@@ -98,7 +98,9 @@ class SchNet(nn.Module):
         for k, (atom_in, atom_mid, atom_out) in enumerate(zip(self.atom_in, self.atom_mid, self.atom_out)):
             # Eq. 2: continuous-filter convolution, then two atom-wise layers and the residual.
             messages = atom_in(x).index_select(0, neighbour) * both_ways[k]
-            gathered = torch.zeros(x.size(0), messages.size(1), dtype=x.dtype, device=x.device).index_add(0, centre, messages)
+            gathered = torch.zeros(x.size(0), messages.size(1), dtype=x.dtype, device=x.device).index_add(
+                0, centre, messages
+            )
             x = x + atom_out(shifted_softplus(atom_mid(gathered)))
         return self.output_2(shifted_softplus(self.output_1(x))).squeeze(1)
 

@@ -89,7 +89,9 @@ class Recipe:
 # a schedule that ends when the epochs do.
 RECIPES: dict[str, dict[str, Recipe]] = {
     "schnet": {
-        "paper": Recipe(model="schnet", batch_size=100, warmup_steps=5000, ema_decay=0.0, clip_norm=0.0, learn_scale=False),
+        "paper": Recipe(
+            model="schnet", batch_size=100, warmup_steps=5000, ema_decay=0.0, clip_norm=0.0, learn_scale=False
+        ),
         "small": Recipe(model="schnet", batch_size=5, schedule="cosine", max_epochs=300, warmup_steps=500),
     },
     "deeppot-se": {
@@ -118,5 +120,7 @@ def recipe_for(model: str, name: str = "small") -> Recipe:
     if model not in RECIPES:
         raise TrainingError(f"model {model!r} has no recipe; use one of {', '.join(RECIPES)}")
     if name not in RECIPES[model]:
-        raise TrainingError(f"recipe {name!r} of {model} is not known; use one of {', '.join(RECIPES[model])}")
+        raise TrainingError(
+            f"recipe {name!r} of {model} is not known; use one of {', '.join(RECIPES[model])}"
+        )
     return RECIPES[model][name]

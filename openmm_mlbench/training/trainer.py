@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +55,9 @@ class LabelledTensors:
     forces: Tensor
 
     @classmethod
-    def from_frames(cls, frames: Frames, reference_energy: float, device: torch.device, dtype: torch.dtype) -> "LabelledTensors":
+    def from_frames(
+        cls, frames: Frames, reference_energy: float, device: torch.device, dtype: torch.dtype
+    ) -> "LabelledTensors":
         """Copy frames to the device; energies lose their reference in float64 first."""
         if frames.forces is None:
             raise TrainingError(f"{frames.name} has no forces; training needs them")
@@ -91,7 +95,9 @@ def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
     if training_frames.forces is None:
         raise TrainingError(f"{training_frames.name} has no forces; training needs them")
     if recipe.learn_scale:
-        force_field.scale = torch.tensor(float(np.sqrt(np.mean(training_frames.forces**2))), dtype=torch.float64)
+        force_field.scale = torch.tensor(
+            float(np.sqrt(np.mean(training_frames.forces**2))), dtype=torch.float64
+        )
     if hasattr(network, "fit_statistics"):
         some = training_frames.select(np.arange(min(200, training_frames.n_frames)))
         cells = None if some.cells is None else torch.as_tensor(some.cells).float()
@@ -99,6 +105,19 @@ def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
         numbers = force_field.atomic_numbers.repeat(some.n_frames)
         network.fit_statistics(numbers, batch.pair_vectors, batch.pair_index)
     return force_field
+
+
+def machine(device: torch.device) -> str:
+    """Processor, or GPU, in words: for cards and benchmark records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
 
 
 def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
@@ -125,21 +144,33 @@ class Trainer:
         split: which frames train and validate.
         folder: made if needed.
         device: where data, network and loss live.
+        command: what started the run, for the card.
     """
 
-    def __init__(self, recipe: Recipe, frames: Frames, split: Split, folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        frames: Frames,
+        split: Split,
+        folder: Path,
+        device: str = "cpu",
+        command: str = "",
+    ) -> None:
         self.recipe = recipe
         self.frames = frames
         self.split = split
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(device)
+        self.command = command
         training_frames = frames.select(split.train)
         self.force_field = new_force_field(recipe, training_frames).to(self.device)
         reference = float(self.force_field.reference_energy())
         dtype = torch.float32
         self.training = LabelledTensors.from_frames(training_frames, reference, self.device, dtype)
-        self.validation = LabelledTensors.from_frames(frames.select(split.validation), reference, self.device, dtype)
+        self.validation = LabelledTensors.from_frames(
+            frames.select(split.validation), reference, self.device, dtype
+        )
         self.batcher = Batcher(self.force_field)
         self.optimizer = torch.optim.Adam(
             self.force_field.parameters(), lr=recipe.learning_rate, fused=self.device.type == "cuda"
@@ -168,7 +199,9 @@ class Trainer:
         """Optimizer steps in one pass over the training frames."""
         return -(-len(self.split.train) // self.recipe.batch_size)
 
-    def loss(self, force_field: ForceField, data: LabelledTensors, places: Tensor, *, training: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(
+        self, force_field: ForceField, data: LabelledTensors, places: Tensor, *, training: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, absolute energy errors (eV) and absolute force errors (eV/A) of the frames at these places."""
         cells = None if data.cells is None else data.cells[places]
         batch = self.batcher(data.positions[places], cells)
@@ -176,7 +209,8 @@ class Trainer:
         force_error = forces - data.forces[places]
         decay = self.optimizer.param_groups[0]["lr"] / self.recipe.learning_rate
         energy_weight, force_weight = (
-            end + (start - end) * decay for start, end in (self.recipe.energy_weight, self.recipe.force_weight)
+            end + (start - end) * decay
+            for start, end in (self.recipe.energy_weight, self.recipe.force_weight)
         )
         loss = force_weight * force_error.square().mean()
         if data.energies is None:
@@ -217,7 +251,9 @@ class Trainer:
         """Factor of the learning rate, rising linearly to 1."""
         if self.step >= self.recipe.warmup_steps:
             return 1.0
-        return self.recipe.warmup_factor + (1 - self.recipe.warmup_factor) * self.step / self.recipe.warmup_steps
+        return (
+            self.recipe.warmup_factor + (1 - self.recipe.warmup_factor) * self.step / self.recipe.warmup_steps
+        )
 
     def _scheduled_rate(self) -> float:
         """Learning rate of the next step, before warm-up."""
@@ -238,14 +274,18 @@ class Trainer:
         losses, energy, force = [], [], []
         places = torch.arange(len(self.split.validation), device=self.device)
         for chunk in places.split(50):
-            loss, energy_error, force_error = self.loss(self.evaluated, self.validation, chunk, training=False)
+            loss, energy_error, force_error = self.loss(
+                self.evaluated, self.validation, chunk, training=False
+            )
             losses.append(loss.detach() * len(chunk))
             energy.append(energy_error.detach())
             force.append(force_error.detach())
         mean_loss = float(torch.stack(losses).sum()) / len(places)
         return mean_loss, 1000.0 * float(torch.cat(energy).mean()), 1000.0 * float(torch.cat(force).mean())
 
-    def run(self, *, resume: bool = False, on_epoch: Callable[["Trainer", dict[str, Any]], None] | None = None) -> Path:
+    def run(
+        self, *, resume: bool = False, on_epoch: Callable[["Trainer", dict[str, Any]], None] | None = None
+    ) -> Path:
         """Train until the rate, the epochs or the minutes run out; returns the path of ``best.pt``.
 
         Raises:
@@ -253,7 +293,9 @@ class Trainer:
         """
         last = self.folder / "last.pt"
         if last.exists() and not resume:
-            raise TrainingError(f"{self.folder} holds a training run; give --resume to go on, or another folder")
+            raise TrainingError(
+                f"{self.folder} holds a training run; give --resume to go on, or another folder"
+            )
         if last.exists():
             self.load(last)
         elif resume:
@@ -277,7 +319,17 @@ class Trainer:
             row = dict(
                 zip(
                     LOG_COLUMNS,
-                    (self.epoch, self.step, rate, train_loss, validation_loss, energy_mae, force_mae, self.best_force_mae, round(self.seconds, 2)),
+                    (
+                        self.epoch,
+                        self.step,
+                        rate,
+                        train_loss,
+                        validation_loss,
+                        energy_mae,
+                        force_mae,
+                        self.best_force_mae,
+                        round(self.seconds, 2),
+                    ),
                     strict=True,
                 )
             )
@@ -342,6 +394,8 @@ class Trainer:
             "n_train": len(self.split.train),
             "n_validation": len(self.split.validation),
             "has_energies": self.frames.energies is not None,
+            "command": self.command,
+            "machine": machine(self.device),
         }
 
     def load(self, path: Path) -> None:
@@ -355,9 +409,13 @@ class Trainer:
         # Limits may grow between resumes; anything else would make another run of it.
         limits = {"max_minutes": 1.0} | ({"max_epochs": 1} if recipe.schedule == "plateau" else {})
         if recipe.with_overrides(**limits) != self.recipe.with_overrides(**limits):
-            raise TrainingError(f"{path} was made with another recipe; give the same options, or another folder")
+            raise TrainingError(
+                f"{path} was made with another recipe; give the same options, or another folder"
+            )
         if json.loads(record["provenance"])["split_hash"] != self.split.hash:
-            raise TrainingError(f"{path} was made with another data set or split; give the same, or another folder")
+            raise TrainingError(
+                f"{path} was made with another data set or split; give the same, or another folder"
+            )
         self.force_field.load_state_dict(record["force_field"])
         if self.averaged is not None:
             self.averaged.load_state_dict(record["averaged"])
@@ -385,7 +443,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrainingError(f"{path} is not a readable checkpoint ({type(error).__name__}); train or copy it again") from error
+        raise TrainingError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); train or copy it again"
+        ) from error
     if not isinstance(record, dict) or record.get("format") != 1:
         raise TrainingError(f"{path} is not a checkpoint of this package (format 1 wanted)")
     return record
@@ -410,7 +470,9 @@ def predict(force_field: ForceField, frames: Frames, batch_size: int = 50) -> tu
     energies, forces = [], []
     for start in range(0, frames.n_frames, batch_size):
         chunk = slice(start, start + batch_size)
-        cells = None if frames.cells is None else torch.as_tensor(frames.cells[chunk], device=device).to(dtype)
+        cells = (
+            None if frames.cells is None else torch.as_tensor(frames.cells[chunk], device=device).to(dtype)
+        )
         batch = batcher(torch.as_tensor(frames.positions[chunk], device=device).to(dtype), cells)
         energy, force = force_field(batch)
         energies.append(energy.detach().double() + force_field.reference_energy())

@@ -1,0 +1,471 @@
+"""The command line: ``openmm-mlbench``.
+
+Every command imports what it needs when it runs, so that ``--help`` is quick
+and ``train`` works where OpenMM is not installed.
+"""
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from openmm_mlbench import __version__
+from openmm_mlbench.errors import MLBenchError
+
+app = typer.Typer(
+    help="Learned force fields, driven by OpenMM, judged by the simulations they produce.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Get, make and look at data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="File of the model's data set, where it does not ship.")
+]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    console = Console()
+    # A pipe has no width; rows must not be folded there.
+    if not console.is_terminal:
+        console = Console(width=10_000)
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"openmm-mlbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def systems() -> None:
+    """List the systems, with the data sets of each."""
+    from openmm_mlbench.data.datasets import list_datasets
+
+    _print_table(
+        ["system", "data set", "ships", "train / validation / test", "what"],
+        [
+            [e.system, e.name, "yes" if e.shipped else "no", " / ".join(map(str, e.split)), e.summary]
+            for e in list_datasets()
+        ],
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models."""
+    from openmm_mlbench.export.archive import describe, find_archive, list_archives
+
+    rows = []
+    for name in list_archives():
+        entry = describe(find_archive(name))
+        error = entry["force_mae_meV_A"]
+        rows.append(
+            [name, f"{entry['parameters']:,}", entry["kind"], f"{entry['cutoff_A']:g}", str(entry["n_train"])]
+            + ["-" if error is None else f"{error:.1f}"]
+        )
+    _print_table(["model", "parameters", "kind", "cutoff / A", "training frames", "force MAE / meV/A"], rows)
+
+
+@app.command()
+def protocols() -> None:
+    """List the protocols."""
+    from openmm_mlbench.protocol import list_protocols, load_protocol
+
+    rows = []
+    for name in list_protocols():
+        p = load_protocol(name)
+        rows.append(
+            [
+                name,
+                p.system,
+                p.ensemble,
+                f"{p.temperature_K:g}",
+                f"{p.timestep_fs:g}",
+                f"{p.replicas} x {p.length_ps:g}",
+            ]
+        )
+    _print_table(["protocol", "system", "ensemble", "T / K", "time step / fs", "runs / ps"], rows)
+
+
+@data_app.command("generate")
+def data_generate(
+    system: Annotated[str, typer.Argument(help="Name of a system, for example ethanol.")],
+    out: OutOption = Path("generated"),
+    frames: Annotated[int, typer.Option(help="Labelled frames.")] = 1500,
+    length: Annotated[float, typer.Option(help="Length of the dynamics, ps.")] = 300.0,
+    seed: Annotated[int, typer.Option(help="Of velocities and noise.")] = 0,
+) -> None:
+    """Make a data set and its reference observables by GFN2-xTB dynamics at 500 K; resumes by itself."""
+    from openmm_mlbench.references import generate_reference_data
+
+    def progress(done: float, total: float) -> None:
+        _say(f"{done:.1f} of {total:g} ps")
+
+    data, reference = generate_reference_data(
+        system, out, n_frames=frames, length_ps=length, seed=seed, progress=progress
+    )
+    print(data)
+    print(reference)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    source: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
+    labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
+) -> None:
+    """Show what a data set holds."""
+    import numpy as np
+
+    from openmm_mlbench.data.datasets import load_dataset
+
+    frames = load_dataset(source, labels)
+    rows = [
+        ["name", frames.name],
+        ["frames", str(frames.n_frames)],
+        ["atomic numbers", " ".join(map(str, frames.atomic_numbers.tolist()))],
+        ["cell", "none" if frames.cells is None else "periodic"],
+        ["interval", "unknown" if frames.interval_fs is None else f"{frames.interval_fs:g} fs"],
+        ["constraints", frames.constraints],
+        ["level of theory", frames.level_of_theory],
+        ["source", frames.source],
+        ["hash", frames.content_hash()],
+    ]
+    if frames.energies is not None:
+        rows.append(["energy", f"{frames.energies.mean():.3f} +- {frames.energies.std():.3f} eV"])
+    if frames.forces is not None:
+        rows.append(["force RMS", f"{1000 * np.sqrt(np.mean(frames.forces**2)):.1f} meV/A"])
+    _print_table(["", source], rows)
+
+
+@data_app.command("convert")
+def data_convert(
+    source: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .npz or .h5.")],
+    labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
+) -> None:
+    """Write a data set in this package's npz or HDF5 form."""
+    from openmm_mlbench.data.datasets import load_dataset
+    from openmm_mlbench.data.readers import write_hdf5, write_npz
+    from openmm_mlbench.errors import DataError
+
+    writers = {".npz": write_npz, ".h5": write_hdf5, ".hdf5": write_hdf5}
+    if out.suffix.lower() not in writers:
+        raise DataError(f"{out}: ending {out.suffix!r} cannot be written; use one of {', '.join(writers)}")
+    frames = load_dataset(source, labels)
+    writers[out.suffix.lower()](frames, out)
+    print(out)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="Architecture: schnet or deeppot-se.")],
+    dataset: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
+    out: OutOption,
+    data: DataOption = None,
+    labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="paper, or small: for about 1,000 frames and limited time.")
+    ] = "small",
+    train_frames: Annotated[
+        int | None, typer.Option(help="Training frames; the data set's default split if not given.")
+    ] = None,
+    validation_frames: Annotated[int, typer.Option(help="With --train-frames.")] = 50,
+    test_frames: Annotated[int, typer.Option(help="With --train-frames.")] = 1000,
+    epochs: Annotated[int | None, typer.Option(help="Upper limit; the recipe's if not given.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Upper limit of computing time, over all resumes.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Frames per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At the start.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of weights, batch order and, with --train-frames, the split.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; one is fastest below 100 atoms.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in the same folder.")] = False,
+) -> None:
+    """Train a network; export best.pt of the folder afterwards."""
+    import torch
+
+    from openmm_mlbench.data.datasets import default_split, load_dataset
+    from openmm_mlbench.data.splits import make_split
+    from openmm_mlbench.errors import TrainingError
+    from openmm_mlbench.training.config import recipe_for
+    from openmm_mlbench.training.progress import TrainingDisplay
+    from openmm_mlbench.training.trainer import Trainer
+
+    torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError(
+            "device cuda was asked for, torch sees none; use --device cpu, and see `openmm-mlbench doctor`"
+        )
+    chosen = recipe_for(model, recipe).with_overrides(
+        max_epochs=epochs, max_minutes=minutes, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
+    frames = load_dataset(dataset, labels, path=data)
+    split = (
+        default_split(dataset, frames)
+        if train_frames is None
+        else make_split(frames, train_frames, validation_frames, test_frames, seed)
+    )
+    trainer = Trainer(chosen, frames, split, out, device=device, command=_command_line())
+    with TrainingDisplay(f"{model} on {frames.name}", chosen) as display:
+        best = trainer.run(resume=resume, on_epoch=display)
+    print(
+        f"{best}: validation force MAE {trainer.best_force_mae:.1f} meV/A after {trainer.epoch} epochs, {trainer.seconds / 60:.1f} min"
+    )
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["openmm-mlbench", *sys.argv[1:]])
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt of a training folder.")],
+    out: OutOption,
+    data: DataOption = None,
+) -> None:
+    """Write a TorchScript archive with its card; measures the test frames where they are at hand."""
+    from openmm_mlbench.workflow import export_checkpoint
+
+    card = export_checkpoint(checkpoint, out, data=data)
+    error = card.errors.get("force_mae_meV_A")
+    print(
+        f"{out}: {card.model}, {card.n_parameters:,} parameters, force MAE "
+        + ("not measured: test frames are not at hand" if error is None else f"{error:.1f} meV/A")
+    )
+
+
+@app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="Id of a shipped model, or a .pt file.")],
+    structure: Annotated[
+        Path | None, typer.Option(help="PDB of an ordinary structure; the system's own if not given.")
+    ] = None,
+) -> None:
+    """Prove an exported model: exit code 1 when a claim of its card fails."""
+    import torch
+
+    from openmm_mlbench.export.archive import find_archive
+    from openmm_mlbench.export.check import check_archive
+    from openmm_mlbench.topology import read_structure
+    from openmm_mlbench.units import NM_PER_ANGSTROM
+    from openmm_mlbench.workflow import archive_structure
+
+    torch.set_num_threads(1)
+    archive = find_archive(model)
+    if structure is None:
+        numbers, positions = archive_structure(archive)
+    else:
+        topology, positions_A = read_structure(structure)
+        numbers, positions = topology.atomic_numbers, positions_A * NM_PER_ANGSTROM
+    rows = check_archive(archive, numbers, positions)
+    _print_table(
+        ["measured", "largest relative difference", "tolerance", ""],
+        [
+            [
+                r.name,
+                f"{r.measured:.1e}",
+                "not claimed" if r.tolerance is None else f"{r.tolerance:.0e}",
+                "ok" if r.passed else "FAILED",
+            ]
+            for r in rows
+        ],
+    )
+    if not all(row.passed for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    protocol: Annotated[str, typer.Argument(help="Name of a protocol, or an XML file.")],
+    model: Annotated[str, typer.Option(help="Id of a shipped model, or a .pt file.")],
+    out: OutOption,
+    replicas: Annotated[int | None, typer.Option(help="Runs; the protocol's number if not given.")] = None,
+    length: Annotated[
+        float | None, typer.Option(help="Of each run, ps; the protocol's if not given.")
+    ] = None,
+    platform: Annotated[str, typer.Option(help="OpenMM platform, or auto.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads of each run.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, each a process of its own.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
+    data: DataOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder; a larger --length extends it.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove the run in the folder first.")
+    ] = False,
+) -> None:
+    """Run a protocol with a model into a run folder."""
+    from openmm_mlbench import workflow
+    from openmm_mlbench.potential import Potential
+    from openmm_mlbench.protocol import load_protocol
+
+    statuses = workflow.simulate(
+        load_protocol(protocol),
+        Potential.load(model),
+        out,
+        data=data,
+        note=_say,
+        replicas=replicas,
+        length_ps=length,
+        platform=platform,
+        threads=threads,
+        jobs=jobs,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    for status in statuses:
+        print(
+            f"{out}: replica {status.replica}: {status.state}, {status.time_ps:g} ps"
+            + (f": {status.reason}" if status.reason else "")
+        )
+
+
+@app.command()
+def analyze(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    data: DataOption = None,
+) -> None:
+    """Measure runs and write metrics.json into each."""
+    from openmm_mlbench.workflow import measure
+
+    for run in runs:
+        metrics = measure(run, data=data)
+        rows = [
+            [
+                r["name"],
+                r["status"],
+                *(("-" if r[k] is None else f"{r[k]:.4g}") for k in ("value", "stderr", "floor")),
+                r["unit"],
+            ]
+            for measurement in metrics["measurements"]
+            for r in measurement["results"]
+        ]
+        _print_table([str(run), "status", "value", "stderr", "floor", "unit"], rows)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Analyzed run folders.")],
+    out: OutOption = Path("report.html"),
+) -> None:
+    """Write one self-contained page about runs."""
+    from openmm_mlbench.report.page import build_report
+
+    print(build_report(runs, out))
+
+
+@app.command()
+def demo(
+    out: OutOption = Path("demo"),
+    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+) -> None:
+    """The main job on the embedded default: two models, 2 runs of 5 ps each, one page."""
+    from openmm_mlbench import workflow
+
+    print(workflow.demo(out, jobs=jobs, note=_say))
+
+
+@app.command("export-openmm")
+def export_openmm(
+    protocol: Annotated[str, typer.Argument(help="Name of a protocol, or an XML file.")],
+    model: Annotated[str, typer.Option(help="Id of a shipped model, or a .pt file.")],
+    out: OutOption,
+    length: Annotated[float | None, typer.Option(help="Of the script's run, ps.")] = None,
+    platform: Annotated[str, typer.Option(help="OpenMM platform, or auto.")] = "auto",
+    data: DataOption = None,
+) -> None:
+    """Write system.xml, integrator.xml, state.xml and a short script that plain OpenMM runs."""
+    from openmm_mlbench.openmm_export import export_openmm as write
+    from openmm_mlbench.potential import Potential
+    from openmm_mlbench.protocol import load_protocol
+    from openmm_mlbench.units import NM_PER_ANGSTROM
+    from openmm_mlbench.workflow import data_of
+
+    potential = Potential.load(model)
+    start = data_of(potential.card, data)
+    if start.note:
+        _say(start.note)
+    positions = start.frames.positions[0] * NM_PER_ANGSTROM
+    print(write(load_protocol(protocol), potential, positions, out, length_ps=length, platform=platform))
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, platforms, plugin failures, and which driver will run and why; exit code 1 if something is wrong."""
+    from openmm_mlbench.doctor import diagnose
+
+    rows = diagnose()
+    _print_table(
+        ["", "found", ""], [[what, found, "ok" if fine else "PROBLEM"] for what, found, fine in rows]
+    )
+    if not all(fine for _, _, fine in rows):
+        raise typer.Exit(1)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: a user's mistake becomes one line and exit code 2."""
+    try:
+        return app(args=arguments)
+    except MLBenchError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.EISDIR,
+        ):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: {error.strerror}{where}; nothing that was complete is damaged, free space or give another place",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Leaving for plain OpenMM: system.xml, integrator.xml, state.xml and a script that runs them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.files import write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from openmm_mlbench.potential import Potential
+    from openmm_mlbench.protocol import Protocol
+
+# torch must come first, and libraries that OpenMM could not load before it are loaded again.
+SCRIPT = """import glob, os
+import torch, openmmtorch  # in this order
+from openmm import Platform, XmlSerializer, app, unit, version
+
+torch.jit.set_fusion_strategy([])
+for library in glob.glob(os.path.join(version.openmm_library_path, "plugins", "libOpenMMTorch*.so")):
+    if any(os.path.basename(library) in failure for failure in Platform.getPluginLoadFailures()):
+        try: Platform.loadPluginLibrary(library)
+        except Exception as error: print("not loaded:", error)
+read = lambda name: XmlSerializer.deserialize(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)).read())
+pdb = app.PDBFile(os.path.join(os.path.dirname(os.path.abspath(__file__)), "topology.pdb"))
+simulation = app.Simulation(pdb.topology, read("system.xml"), read("integrator.xml"), {platform})
+simulation.context.setState(read("state.xml"))
+simulation.reporters.append(app.DCDReporter("trajectory.dcd", {interval}, enforcePeriodicBox=False))
+simulation.reporters.append(app.StateDataReporter("log.csv", {interval}, step=True, potentialEnergy=True, temperature=True))
+simulation.step({steps})
+print(simulation.context.getState(energy=True).getPotentialEnergy())
+"""
+
+
+def export_openmm(
+    protocol: "Protocol",
+    potential: "Potential",
+    positions_nm: "np.ndarray",
+    out: str | Path,
+    *,
+    length_ps: float | None = None,
+    platform: str = "auto",
+    seed: int | None = None,
+) -> Path:
+    """Write everything that plain OpenMM needs to run the first replica of a protocol.
+
+    Args:
+        protocol: integrator, length and structure.
+        potential: the model; its network goes into system.xml.
+        positions_nm: (n_atoms, 3), start.
+        out: folder, made if needed.
+        length_ps: of the script's run; the protocol's if None.
+        platform: for the script, or ``auto``.
+        seed: instead of the protocol's.
+
+    Returns:
+        The path of the script.
+
+    Raises:
+        SimulationError: files would be overwritten.
+    """
+    import numpy as np
+    import openmm
+    from openmm import app, unit
+
+    from openmm_mlbench.simulation.momenta import draw_velocities
+    from openmm_mlbench.simulation.platforms import choose_platform
+    from openmm_mlbench.simulation.seeds import integrator_seed, velocity_generator
+
+    folder = Path(out)
+    script = folder / "run.py"
+    if script.exists():
+        raise SimulationError(f"{script} exists; give another folder, or remove it")
+    seed = protocol.seed if seed is None else seed
+    pdb = app.PDBFile(str(protocol.structure_path))
+    system = potential.create_system(pdb.topology, driver="torchforce")
+    integrator = protocol.make_integrator(integrator_seed(seed, 0))
+    chosen = choose_platform(platform, system)
+    masses = np.array(
+        [system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(system.getNumParticles())]
+    )
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    context.setPositions(positions_nm)
+    context.setVelocities(draw_velocities(masses, protocol.temperature_K, velocity_generator(seed, 0)))
+    state = context.getState(positions=True, velocities=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "system.xml", openmm.XmlSerializer.serialize(system))
+    write_text(folder / "integrator.xml", openmm.XmlSerializer.serialize(integrator))
+    write_text(folder / "state.xml", openmm.XmlSerializer.serialize(state))
+    write_text(folder / "topology.pdb", protocol.structure_path.read_text(encoding="utf-8"))
+    write_text(
+        script,
+        SCRIPT.format(
+            platform=f'Platform.getPlatformByName("{chosen.name}")',
+            interval=protocol.steps_per_frame,
+            steps=protocol.n_steps(length_ps),
+        ),
+    )
+    return script

@@ -1,0 +1,293 @@
+"""The main job in a few calls: model, protocol, simulation, numbers, page."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openmm_mlbench import __version__
+from openmm_mlbench.analysis import analyze
+from openmm_mlbench.data.datasets import default_split, load_dataset, system_of
+from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.data.splits import Split, make_split
+from openmm_mlbench.errors import DataError, ModelError, SimulationError
+from openmm_mlbench.export.archive import Archive, save_archive
+from openmm_mlbench.export.card import Card, Claims, TrainedOn
+from openmm_mlbench.models.registry import count_parameters
+from openmm_mlbench.potential import Potential
+from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.references import load_reference
+from openmm_mlbench.report.page import build_report
+from openmm_mlbench.simulation.progress import ProgressDisplay
+from openmm_mlbench.simulation.run_folder import ReplicaStatus
+from openmm_mlbench.simulation.runner import run_protocol
+from openmm_mlbench.training.config import Recipe
+from openmm_mlbench.training.trainer import force_field_from_checkpoint, load_checkpoint, predict
+
+DEMO_MODELS = ("ethanol-gfn2/schnet", "ethanol-gfn2/deeppot-se")
+DEMO_PROTOCOL = "ethanol"
+
+# What the architectures guarantee by construction; `check` measures every one of them.
+CLAIMS = {
+    "schnet": Claims(conservative=True, rotation=True, parity=True, zero_net_force=True),
+    "deeppot-se": Claims(conservative=True, rotation=True, parity=True, zero_net_force=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelData:
+    """Frames that belong to a model.
+
+    Args:
+        frames: test frames, or start frames where the model's own data are not at hand.
+        own: whether they are the test frames of the data that the model was trained on.
+        note: one line for the user, empty if nothing is unusual.
+    """
+
+    frames: Frames
+    own: bool
+    note: str
+
+
+def data_of(card: Card, data: str | Path | None = None) -> ModelData:
+    """The test frames of a model's data set, or shipped frames of the same system to start from.
+
+    Args:
+        card: of the model.
+        data: file of the data set, instead of where it is looked for.
+
+    Raises:
+        DataError: ``data`` was given and does not fit.
+    """
+    name = card.trained_on.dataset
+    try:
+        frames = load_dataset(name, path=data) if _is_named(name) else load_dataset(str(data or name))
+    except DataError as error:
+        if data is not None or not _is_named(name):
+            raise
+        shipped = load_dataset(f"{system_of(name)}-gfn2")
+        test = shipped.select(default_split(shipped.name, shipped).test)
+        return ModelData(frames=test, own=False, note=f"starting from {shipped.name} frames, because {error}")
+    split = split_of(card, frames)
+    return ModelData(frames=frames.select(split.test), own=True, note="")
+
+
+def _is_named(name: str) -> bool:
+    try:
+        system_of(name)
+    except DataError:
+        return False
+    return True
+
+
+def split_of(card: Card, frames: Frames) -> Split:
+    """The split that the card's model was trained with.
+
+    Raises:
+        DataError: these are not the frames that it was trained on.
+    """
+    trained = card.trained_on
+    n_test = int(card.errors.get("n_test", 0)) or frames.n_frames - trained.n_train - trained.n_validation
+    split = (
+        default_split(trained.dataset, frames)
+        if _is_named(trained.dataset)
+        else make_split(frames, trained.n_train, trained.n_validation, n_test, trained.split_seed)
+    )
+    if split.dataset_hash != trained.dataset_hash:
+        raise DataError(
+            f"{frames.source}: these are not the frames that the model was trained on (hash {split.dataset_hash[:12]}, "
+            f"its card says {trained.dataset_hash[:12]}); give the same file with --data"
+        )
+    if split.hash != trained.split_hash:
+        split = make_split(frames, trained.n_train, trained.n_validation, n_test, trained.split_seed)
+    if split.hash != trained.split_hash:
+        raise DataError(
+            f"the split of {trained.dataset} cannot be made again; its card says {trained.split_hash[:12]}"
+        )
+    return split
+
+
+def export_checkpoint(
+    checkpoint: str | Path, out: str | Path, *, data: str | Path | None = None, command: str = ""
+) -> Card:
+    """Turn a training checkpoint into an archive with its card; returns the card.
+
+    Args:
+        checkpoint: ``best.pt`` of a training folder.
+        out: the ``.pt`` archive to write.
+        data: file of the data set, for the errors of the test frames.
+        command: what trained it, for the card.
+
+    Raises:
+        TrainingError: the checkpoint is damaged.
+        DataError: the data are not those that it was trained on.
+    """
+    record = load_checkpoint(checkpoint)
+    recipe = Recipe.from_dict(json.loads(record["recipe"]))
+    provenance = json.loads(record["provenance"])
+    force_field = force_field_from_checkpoint(record)
+    trained_on = TrainedOn(**{key: provenance[key] for key in TrainedOn.__dataclass_fields__})
+    card = Card(
+        model=recipe.model,
+        hyperparameters=recipe.hyperparameters,
+        n_parameters=count_parameters(force_field.network),
+        species=sorted(set(provenance["atomic_numbers"])),
+        example_atomic_numbers=provenance["atomic_numbers"],
+        cutoff_A=force_field.network.cutoff,
+        dtype="float32",
+        periodic=provenance["periodic"],
+        claims=CLAIMS[recipe.model],
+        trained_on=trained_on,
+        training={
+            "recipe": recipe.as_dict(),
+            "epochs": record["epoch"],
+            "minutes": round(record["seconds"] / 60, 1),
+            "machine": provenance.get("machine", ""),
+            "command": command or provenance.get("command", ""),
+        },
+        versions={"openmm-mlbench": __version__, "torch": str(torch.__version__)},
+        licence=f"MIT for the weights; trained on: {trained_on.source}",
+    )
+    test = data_of(card, data)
+    if test.own:
+        card = _with_errors(card, force_field, test.frames)
+    save_archive(force_field, card, out)
+    return card
+
+
+def _with_errors(card: Card, force_field: Any, frames: Frames) -> Card:
+    import dataclasses
+
+    energies, forces = predict(force_field, frames)
+    assert frames.forces is not None
+    per_frame = 1000 * np.abs(forces - frames.forces).mean(axis=(1, 2))
+    errors = {
+        "n_test": frames.n_frames,
+        "force_mae_meV_A": float(per_frame.mean()),
+        "force_mae_stderr_meV_A": float(per_frame.std(ddof=1) / np.sqrt(frames.n_frames)),
+    }
+    if frames.energies is not None:
+        errors["energy_mae_meV"] = float(1000 * np.abs(energies - frames.energies).mean())
+    return dataclasses.replace(card, errors=errors)
+
+
+def simulate(
+    protocol: Protocol,
+    potential: Potential,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    display: AbstractContextManager[Any] | None = None,
+    **options: Any,
+) -> list[ReplicaStatus]:
+    """Run a protocol with a model.
+
+    Args:
+        protocol: what to run.
+        potential: the model.
+        out: run folder.
+        data: file of the model's data set, whose test frames are the starts.
+        note: is told what is unusual, in one line.
+        display: progress display; a bar on the terminal by default.
+        options: of :func:`openmm_mlbench.simulation.runner.run_protocol`.
+
+    Raises:
+        SimulationError: the model's data set belongs to another system.
+    """
+    trained = potential.card.trained_on.dataset
+    if _is_named(trained) and system_of(trained) != protocol.system:
+        raise SimulationError(
+            f"{potential.id} was trained on {trained}, protocol {protocol.name} simulates {protocol.system}; "
+            "choose a pair of the same system"
+        )
+    start = data_of(potential.card, data)
+    if start.note:
+        note(start.note)
+    reference = load_reference(trained) if _is_named(trained) else None
+    watched = (
+        {}
+        if reference is None
+        else {"reference_bonds": reference.bonds, "equilibrium_A": reference.bond_lengths_A}
+    )
+    with display or ProgressDisplay(potential.id) as progress:
+        return run_protocol(
+            protocol, potential, out, start_frames=start.frames, progress=progress, **watched, **options
+        )
+
+
+def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
+    """Analyze a run folder; force errors are measured where the model and its test frames are at hand."""
+    record = (
+        json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
+        if (Path(run) / "run.json").is_file()
+        else {}
+    )
+    try:
+        archive = Potential.load(record["model"]["model"]).archive
+        if archive.sha256 != record["model"]["archive_sha256"]:
+            raise ModelError(f"{archive.path} is not the file that was simulated")
+        test = data_of(archive.card, data)
+    except (KeyError, TypeError, ModelError, DataError):
+        if data is not None:
+            raise
+        return analyze(run)
+    if not test.own:
+        return analyze(run)
+    force_field = archive.load_force_field()
+    return analyze(
+        run, force_evaluator=lambda frames: predict(force_field, frames)[1], test_frames=test.frames
+    )
+
+
+def demo(out: str | Path, *, jobs: int, note: Callable[[str], None]) -> Path:
+    """The main job on the embedded default; returns the path of the report."""
+    from openmm_mlbench.protocol import load_protocol
+
+    protocol = load_protocol(DEMO_PROTOCOL)
+    folder = Path(out)
+    runs = []
+    started = time.monotonic()
+    for model in DEMO_MODELS:
+        run = folder / model.replace("/", "-")
+        simulate(
+            protocol,
+            Potential.load(model),
+            run,
+            replicas=protocol.demo_replicas,
+            length_ps=protocol.demo_length_ps,
+            jobs=jobs,
+            resume=run.exists(),
+            note=note,
+        )
+        measure(run)
+        runs.append(run)
+    report = build_report(runs, folder / "report.html")
+    note(
+        f"{len(runs)} models x {protocol.demo_replicas} x {protocol.demo_length_ps:g} ps in {time.monotonic() - started:.0f} s"
+    )
+    return report
+
+
+def archive_structure(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
+    """Atomic numbers (n_atoms,) and positions (n_atoms, 3) nm of the system that a model was trained on.
+
+    Raises:
+        ModelError: the model's data set is not one of ours.
+    """
+    from openmm_mlbench.assets import asset_path
+    from openmm_mlbench.topology import read_structure
+
+    name = archive.card.trained_on.dataset
+    if not _is_named(name):
+        raise ModelError(
+            f"{archive.id} was trained on {name!r}, which has no structure here; give one with --structure FILE.pdb"
+        )
+    topology, positions_A = read_structure(asset_path("systems", system_of(name), "topology.pdb"))
+    return topology.atomic_numbers, positions_A / 10.0
