@@ -300,6 +300,9 @@ class Trainer:
             self.load(last)
         elif resume:
             raise TrainingError(f"{last} does not exist; start without --resume")
+        else:
+            # Left by a run that was killed within its first epoch.
+            (self.folder / "log.csv").unlink(missing_ok=True)
         saved = time.monotonic()
         while self.epoch < self.recipe.max_epochs and self.seconds < 60 * self.recipe.max_minutes:
             start = time.monotonic()
@@ -339,7 +342,7 @@ class Trainer:
             if on_epoch is not None:
                 on_epoch(self, row)
             stop = self.recipe.schedule == "plateau" and rate < self.recipe.final_learning_rate
-            if stop or time.monotonic() - saved > 60.0:
+            if stop or not last.exists() or time.monotonic() - saved > 60.0:
                 self.save(last)
                 saved = time.monotonic()
             if stop:
