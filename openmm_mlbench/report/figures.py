@@ -39,7 +39,7 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
         figure.add_scatter(x=reference["x"], y=reference["y"], name="reference", line=line, row=1, col=1)
     for i, (model, curves) in enumerate(drawn):
         line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
-        common = {"name": html.escape(model), "legendgroup": str(i), "line": line}
+        common = {"name": html.escape(model, quote=False), "legendgroup": str(i), "line": line}
         figure.add_scatter(x=curves["mean"]["x"], y=curves["mean"]["y"], row=1, col=1, **common)
         if "difference" in curves:
             difference = curves["difference"]
@@ -47,7 +47,7 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
     figure.update_xaxes(range=_occupied([curves["mean"] for _, curves in drawn]))
     figure.update_xaxes(title="distance r / Å", row=2, col=1)
     figure.update_yaxes(title="h(r) / Å⁻¹", row=1, col=1)
-    figure.update_yaxes(title="difference", row=2, col=1)
+    figure.update_yaxes(title="Δh / Å⁻¹", row=2, col=1)
     return _styled(figure, height=560)
 
 
@@ -119,7 +119,12 @@ def _replica_lines(curves: dict[str, Any], opacity: float = 1.0, width: float = 
             "dash": DASHES[i // len(COLOURS) % len(DASHES)],
         }
         figure.add_scatter(
-            x=curve["x"], y=curve["y"], name=html.escape(name), line=line, opacity=opacity, legendgroup=name
+            x=curve["x"],
+            y=curve["y"],
+            name=html.escape(name, quote=False),
+            line=line,
+            opacity=opacity,
+            legendgroup=name,
         )
     return figure
 

@@ -1,0 +1,120 @@
+"""How numbers, lengths and rows of the report are printed."""
+
+import pytest
+
+from openmm_mlbench.report.table import (
+    COLUMNS,
+    MISSING,
+    TIMES,
+    Notes,
+    compare_with_paper,
+    format_lengths,
+    format_number,
+    make_rows,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "decimals", "text"),
+    [
+        (247.0, 47.4, None, "247 ± 47"),
+        (0.08312, 0.00421, None, "0.0831 ± 0.0042"),
+        (499.123, 4.2, None, "499.1 ± 4.2"),
+        (561.4, None, None, "561"),
+        (0.0831, None, None, "0.0831"),
+        (5.0, None, None, "5.00"),
+        (0.0, None, None, "0"),
+        (12345.6, 321.0, None, "12346 ± 321"),
+        (8.9, None, 1, "8.9"),
+        (0.21, 0.0492, 2, "0.21 ± 0.05"),
+        (-0.5, 0.1, None, "-0.50 ± 0.10"),
+    ],
+)
+def test_numbers(value, stderr, decimals, text):
+    assert format_number(value, stderr, decimals) == text
+
+
+def test_lengths_tell_what_really_ran():
+    plain = [
+        text.replace("\N{NO-BREAK SPACE}", " ")
+        for text in map(format_lengths, ([5, 5], [300, 12.4, 300], []))
+    ]
+    assert plain == [f"2 {TIMES} 5 ps", f"2 {TIMES} 300 ps, 1 {TIMES} 12.4 ps", "nothing"]
+
+
+def make_metrics(results=(), **changes):
+    run = {
+        "model": "ethanol-gfn2/schnet",
+        "architecture": "schnet",
+        "system": "ethanol",
+        "dataset": "ethanol-gfn2",
+        "n_train": 1000,
+        "protocol": "ethanol",
+        "length_ps": 5.0,
+        "threshold_A": 0.5,
+        "replicas": [{"time_ps": 5.0}, {"time_ps": 5.0}],
+    }
+    return {
+        "run": run | changes,
+        "measurements": [{"observable": "x", "results": list(results), "curves": {}}],
+    }
+
+
+def result(name, **changes):
+    empty = {
+        "name": name,
+        "status": "ok",
+        "value": None,
+        "stderr": None,
+        "floor": None,
+        "note": "",
+        "n_replicas": 2,
+    }
+    return empty | changes
+
+
+def cell_of(row, name):
+    return row.cells[[column for column, _, _ in COLUMNS].index(name)]
+
+
+def test_our_row_and_the_papers():
+    notes = Notes()
+    results = [
+        result("stability", status="censored", value=5.0, note="a lower bound"),
+        result("n_finished", value=2.0),
+        result("h_r_mae", value=0.083, stderr=0.004, floor=0.061),
+        result("T_rot", status="too_short", note="no replica has a value"),
+    ]
+    ours, paper = make_rows([make_metrics(results)], notes)
+    stability = cell_of(ours, "stability")
+    assert (stability.text, stability.status, stability.extra) == ("≥ 5.00", "censored", "2 of 2 finished")
+    assert notes.texts[stability.notes[0] - 1] == "a lower bound"
+    assert (cell_of(ours, "h_r_mae").text, cell_of(ours, "h_r_mae").floor) == (
+        "0.0830 ± 0.0040",
+        "floor 0.0610",
+    )
+    # Neither a number that is missing nor an observable that was not measured becomes a zero.
+    assert (cell_of(ours, "T_rot").text, cell_of(ours, "T_rot").status) == (MISSING, "too short")
+    assert (cell_of(ours, "force_mae").text, cell_of(ours, "force_mae").status) == (MISSING, "not measured")
+    assert (cell_of(paper, "force_mae").text, cell_of(paper, "stability").text) == ("16.8", "247 ± 47")
+    assert cell_of(paper, "T_vib").text == MISSING
+    assert (
+        paper.comparison
+        == "other labels, other amount of training data, other simulation length, other hardware"
+    )
+
+
+def test_a_model_that_the_paper_lacks_stands_alone():
+    assert [row.kind for row in make_rows([make_metrics(architecture=None)], Notes())] == ["ours"]
+
+
+def test_what_differs_from_the_paper():
+    same = make_metrics(dataset="ethanol", n_train=9500, length_ps=300.0, replicas=[{"time_ps": 300.0}] * 5)
+    assert compare_with_paper(same["run"]) == "other hardware"
+    fewer = make_metrics(dataset="ethanol", n_train=950, length_ps=300.0, replicas=[{"time_ps": 300.0}] * 5)
+    assert compare_with_paper(fewer["run"]) == "other amount of training data, other hardware"
+
+
+def test_equal_notes_are_one_footnote():
+    notes = Notes()
+    assert [notes.number(text) for text in ("a", "b", "a")] == [1, 2, 1]
