@@ -11,6 +11,8 @@ import numpy as np
 import openmm
 from openmm import app
 
+from openmm_mlbench.data.frames import Frames
+
 ATOMIC_NUMBERS = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
 NAMES = ("C1", "C2", "O3", "H4", "H5", "H6", "H7", "H8", "H9")
 # A, the first frame of MD17 ethanol rounded to 0.001.
@@ -83,3 +85,80 @@ class HarmonicEthanol:
         for force in (bonds, angles, torsions, openmm.CMMotionRemover()):
             system.addForce(force)
         return system
+
+
+class BreakingEthanol(HarmonicEthanol):
+    """The bond C2-H8 has a well of 8 kJ/mol: at 500 K it opens within a few hundred femtoseconds."""
+
+    def __init__(self):
+        super().__init__("breaking-ethanol")
+
+    def create_system(self, topology, constraints=None):
+        system = super().create_system(topology, constraints)
+        bonds, angles, *_ = system.getForces()
+        bonds.setBondParameters(6, 1, 7, 0.109, 0.0)
+        for index in range(angles.getNumAngles()):
+            *atoms, angle, _ = angles.getAngleParameters(index)
+            if 7 in atoms:
+                angles.setAngleParameters(index, *atoms, angle, 0.0)
+        morse = openmm.CustomBondForce("8*(1 - exp(-60*(r - 0.109)))^2")
+        morse.addBond(1, 7)
+        system.addForce(morse)
+        return system
+
+
+class UndefinedEthanol(HarmonicEthanol):
+    """The energy does not exist where the O-H bond is longer than 0.11 nm."""
+
+    def __init__(self):
+        super().__init__("undefined-ethanol")
+
+    def create_system(self, topology, constraints=None):
+        system = super().create_system(topology, constraints)
+        force = openmm.CustomBondForce("sqrt(0.11 - r)")
+        force.addBond(2, 8)
+        system.addForce(force)
+        return system
+
+
+class RaisingEthanol(HarmonicEthanol):
+    """The force raises an error of its own after so many calls of a replica."""
+
+    def __init__(self, n_calls):
+        super().__init__("raising-ethanol")
+        self.n_calls = n_calls
+
+    def create_system(self, topology, constraints=None):
+        system = super().create_system(topology, constraints)
+        calls = itertools.count()
+
+        def compute(state):
+            if next(calls) == self.n_calls:
+                raise RuntimeError("the model has had enough")
+            return 0.0, np.zeros((9, 3))
+
+        system.addForce(openmm.PythonForce(compute))
+        return system
+
+
+def frames(n_frames=20, seed=0):
+    """Start frames: the equilibrium positions with 0.02 A of noise."""
+    noise = 0.02 * np.random.default_rng(seed).standard_normal((n_frames, 9, 3))
+    return Frames(
+        name="harmonic",
+        atomic_numbers=ATOMIC_NUMBERS,
+        positions=POSITIONS + noise,
+        energies=None,
+        forces=None,
+        cells=None,
+        frame_indices=7 * np.arange(n_frames),
+        interval_fs=None,
+        constraints="none",
+        level_of_theory="harmonic",
+        source="tests/harmonic_ethanol.py",
+    )
+
+
+def read_log(folder):
+    """Columns of a log.csv as arrays."""
+    return np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
