@@ -1,6 +1,6 @@
 """An exported model as a calculator of ASE."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from ase.calculators.calculator import Calculator, all_changes
@@ -16,7 +16,7 @@ class MLBenchCalculator(Calculator):
         potential: the model; atoms with any ``pbc`` are taken as periodic in all directions.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces"]
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 - as ASE declares it
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()

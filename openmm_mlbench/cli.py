@@ -86,8 +86,14 @@ def models() -> None:
         entry = describe(find_archive(name))
         error = entry["force_mae_meV_A"]
         rows.append(
-            [name, f"{entry['parameters']:,}", entry["kind"], f"{entry['cutoff_A']:g}", str(entry["n_train"])]
-            + ["-" if error is None else f"{error:.1f}"]
+            [
+                name,
+                f"{entry['parameters']:,}",
+                entry["kind"],
+                f"{entry['cutoff_A']:g}",
+                str(entry["n_train"]),
+                "-" if error is None else f"{error:.1f}",
+            ]
         )
     _print_table(["model", "parameters", "kind", "cutoff / A", "training frames", "force MAE / meV/A"], rows)
 

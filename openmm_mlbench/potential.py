@@ -37,12 +37,19 @@ class Potential:
     Attributes:
         id: shipped id or path.
         card: what the model is and claims.
+        description: what a run folder records about it.
     """
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self.id = archive.id
         self.card: Card = archive.card
+        self.description: dict[str, Any] = {
+            "model": self.id,
+            "archive_sha256": archive.sha256,
+            "dataset": self.card.trained_on.dataset,
+            "card": dataclasses.asdict(self.card),
+        }
 
     @classmethod
     def load(cls, id_or_path: str | Path) -> "Potential":
@@ -53,16 +60,6 @@ class Potential:
         """
         prepare_platforms()
         return cls(find_archive(id_or_path))
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a run folder records about the model."""
-        return {
-            "model": self.id,
-            "archive_sha256": self.archive.sha256,
-            "dataset": self.card.trained_on.dataset,
-            "card": dataclasses.asdict(self.card),
-        }
 
     def module(
         self,

@@ -17,13 +17,14 @@ from openmm_mlbench.data.datasets import default_split, load_dataset, system_of
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError, ModelError, SimulationError
-from openmm_mlbench.export.archive import Archive, save_archive
+from openmm_mlbench.export.archive import Archive, find_archive, save_archive
 from openmm_mlbench.export.card import Card, Claims, TrainedOn
 from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.references import load_reference
 from openmm_mlbench.report.page import build_report
+from openmm_mlbench.run_folder import Run, read_run
 from openmm_mlbench.simulation.progress import ProgressDisplay
 from openmm_mlbench.simulation.run_folder import ReplicaStatus
 from openmm_mlbench.simulation.runner import run_protocol
@@ -183,7 +184,7 @@ def simulate(
     out: str | Path,
     *,
     data: str | Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] | None = None,
     display: AbstractContextManager[Any] | None = None,
     **options: Any,
 ) -> list[ReplicaStatus]:
@@ -194,7 +195,7 @@ def simulate(
         potential: the model.
         out: run folder.
         data: file of the model's data set, whose test frames are the starts.
-        note: is told what is unusual, in one line.
+        note: is told what is unusual, in one line; nobody is if None.
         display: progress display; a bar on the terminal by default.
         options: of :func:`openmm_mlbench.simulation.runner.run_protocol`.
 
@@ -208,35 +209,32 @@ def simulate(
             "choose a pair of the same system"
         )
     start = data_of(potential.card, data)
-    if start.note:
+    if start.note and note is not None:
         note(start.note)
     reference = load_reference(trained) if _is_named(trained) else None
-    watched = (
-        {}
-        if reference is None
-        else {"reference_bonds": reference.bonds, "equilibrium_A": reference.bond_lengths_A}
-    )
     with display or ProgressDisplay(potential.id) as progress:
         return run_protocol(
-            protocol, potential, out, start_frames=start.frames, progress=progress, **watched, **options
+            protocol,
+            potential,
+            out,
+            start_frames=start.frames,
+            progress=progress,
+            reference_bonds=None if reference is None else reference.bonds,
+            equilibrium_A=None if reference is None else reference.bond_lengths_A,
+            **options,
         )
 
 
 def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     """Analyze a run folder; force errors are measured where the model and its test frames are at hand."""
-    record = (
-        json.loads((Path(run) / "run.json").read_text(encoding="utf-8"))
-        if (Path(run) / "run.json").is_file()
-        else {}
-    )
+    settings = read_run(run)
     try:
-        archive = Potential.load(record["model"]["model"]).archive
-        if archive.sha256 != record["model"]["archive_sha256"]:
-            raise ModelError(f"{archive.path} is not the file that was simulated")
+        archive = _simulated_archive(settings)
         test = data_of(archive.card, data)
-    except (KeyError, TypeError, ModelError, DataError):
+    except (ModelError, DataError):
         if data is not None:
             raise
+        # Analysis then shows the errors of the card.
         return analyze(run)
     if not test.own:
         return analyze(run)
@@ -244,6 +242,17 @@ def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any
     return analyze(
         run, force_evaluator=lambda frames: predict(force_field, frames)[1], test_frames=test.frames
     )
+
+
+def _simulated_archive(run: Run) -> Archive:
+    archive = find_archive(run.model)
+    simulated = run.record["model"].get("archive_sha256")
+    if archive.sha256 != simulated:
+        raise ModelError(
+            f"{archive.path} has hash {archive.sha256[:12]}, {run.folder} was simulated with {str(simulated)[:12]}; "
+            "put that file back, or simulate again"
+        )
+    return archive
 
 
 def demo(out: str | Path, *, jobs: int, note: Callable[[str], None]) -> Path:

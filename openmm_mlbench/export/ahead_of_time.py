@@ -40,6 +40,8 @@ def _drop_detach(graph_module: fx.GraphModule) -> None:
 class _Specialised(nn.Module):
     """Runs a traced graph on float64 positions and returns forces in the dtype that came."""
 
+    atoms: Tensor
+
     def __init__(self, core: torch.jit.ScriptModule, atoms: Tensor) -> None:
         super().__init__()
         self.core = core

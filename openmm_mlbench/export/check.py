@@ -170,16 +170,16 @@ class _Checker:
 
     def lattice_translation(self) -> float:
         box = self._box()
-        energy_0, forces_0 = self.eager(self.positions, box)
-        return self.difference(*self.eager(self.positions + box[1] - 2 * box[2], box), energy_0, forces_0)
+        energy, forces = self.eager(self.positions + box[1] - 2 * box[2], box)
+        return self.difference(energy, forces, *self.eager(self.positions, box))
 
     def outside_the_box(self) -> float:
         """Every atom moved by its own lattice vector, up to three boxes away."""
         box = self._box()
-        energy_0, forces_0 = self.eager(self.positions, box)
         shifts = np.random.default_rng(2).integers(-3, 4, size=self.positions.shape)
         scattered = self.positions + torch.as_tensor(shifts, dtype=torch.float64) @ box
-        return self.difference(*self.eager(scattered, box), energy_0, forces_0)
+        energy, forces = self.eager(scattered, box)
+        return self.difference(energy, forces, *self.eager(self.positions, box))
 
     def net_force(self) -> float:
         return float(torch.linalg.vector_norm(self.forces.double().sum(0))) / self.force_size

@@ -25,10 +25,16 @@ class ExportedModel(nn.Module):
         atoms: (n_selected,) places of the selected atoms among all, or empty for all atoms.
     """
 
+    atomic_numbers: Tensor
+    atoms: Tensor
+    scale: Tensor
+    reference: Tensor
+    one: Tensor
+
     def __init__(self, force_field: ForceField) -> None:
         super().__init__()
         self.network = force_field.network
-        self.cutoff: float = force_field.network.cutoff
+        self.cutoff = force_field.network.cutoff
         self.register_buffer("atomic_numbers", force_field.atomic_numbers.clone())
         self.register_buffer("atoms", torch.zeros(0, dtype=torch.long))
         self.register_buffer("scale", force_field.scale.to(torch.float64).clone())
@@ -55,7 +61,7 @@ class ExportedModel(nn.Module):
         self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Energy (float64, kJ/mol) and forces (n_selected, 3) in the network's dtype, kJ/mol/nm."""
-        vectors = pair_vectors.detach().to(self.one.dtype).requires_grad_(True)  # noqa: FBT003
+        vectors = pair_vectors.detach().to(self.one.dtype).requires_grad_()
         per_atom = self.network.atomic_energies(vectors, topology)
         gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
         assert gradient is not None

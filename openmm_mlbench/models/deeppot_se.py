@@ -7,12 +7,14 @@ fitting network per species.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from openmm_mlbench.models.cutoffs import quintic_switch
 from openmm_mlbench.models.neighbours import directed_edges
+from openmm_mlbench.models.network import Network
 
 
 def _group(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
@@ -72,16 +74,13 @@ class _StackedLayer(nn.Module):
 
 def _stacked_network(n_networks: int, widths: list[int], *, timestep: bool, output: bool) -> nn.Sequential:
     """n_networks tanh networks of these widths, with a linear output of width 1 if asked for."""
-    layers = [
-        _StackedLayer(n_networks, n_in, n_out, timestep=timestep)
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    layers = [_StackedLayer(n_networks, n_in, n_out, timestep=timestep) for n_in, n_out in pairwise(widths)]
     if output:
         layers.append(_StackedLayer(n_networks, widths[-1], 1, timestep=False, linear=True))
     return nn.Sequential(*layers)
 
 
-class DeepPotSE(nn.Module):
+class DeepPotSE(Network):
     """Energy per atom from a descriptor of its neighbourhood.
 
     Args:
@@ -93,6 +92,10 @@ class DeepPotSE(nn.Module):
         cutoff: A.
         selection: neighbours per species that normalise the descriptor (``sel``).
     """
+
+    lookup: Tensor
+    scale_radial: Tensor
+    scale_angular: Tensor
 
     def __init__(
         self,
@@ -200,7 +203,3 @@ class DeepPotSE(nn.Module):
             variance = radial[of_kind].square().sum() / places - mean.square()
             self.scale_radial[kind] = variance.sqrt().clamp(min=0.01)
             self.scale_angular[kind] = (angular[of_kind].square().sum() / (3 * places)).sqrt().clamp(min=0.01)
-
-    def forward(self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> Tensor:
-        """Energies (n_atoms,) from species (n_atoms,), pair_vectors (n_pairs, 3) A and pair_index (2, n_pairs)."""
-        return self.atomic_energies(pair_vectors, self.topology(atomic_numbers, pair_index))

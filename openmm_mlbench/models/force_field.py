@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs, open_pairs, periodic_pairs
+from openmm_mlbench.models.network import Network
 
 
 class ForceField(nn.Module):
@@ -18,7 +19,11 @@ class ForceField(nn.Module):
         atomic_numbers: (n_atoms,) of one frame.
     """
 
-    def __init__(self, network: nn.Module, atomic_numbers: Tensor) -> None:
+    atomic_numbers: Tensor
+    scale: Tensor
+    reference: Tensor
+
+    def __init__(self, network: Network, atomic_numbers: Tensor) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("atomic_numbers", atomic_numbers.to(torch.long))
@@ -41,7 +46,7 @@ class ForceField(nn.Module):
         """
         scale = self.scale.to(batch.pair_vectors.dtype)
         with torch.enable_grad():
-            vectors = batch.pair_vectors.detach().requires_grad_(requires_grad=True)
+            vectors = batch.pair_vectors.detach().requires_grad_()
             per_atom = self.network.atomic_energies(vectors, batch.topology) * scale
             (gradient,) = torch.autograd.grad(per_atom.sum(), vectors, create_graph=training)
         n_atoms = self.atomic_numbers.size(0)

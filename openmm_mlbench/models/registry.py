@@ -2,19 +2,18 @@
 
 from typing import Any
 
-from torch import nn
-
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.models.deeppot_se import DeepPotSE
+from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.schnet import SchNet
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"schnet": SchNet, "deeppot-se": DeepPotSE}
+ARCHITECTURES: dict[str, type[Network]] = {"schnet": SchNet, "deeppot-se": DeepPotSE}
 
 # Architectures whose parameters depend on the list of species.
 SPECIES_DEPENDENT = ("deeppot-se",)
 
 
-def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]) -> nn.Module:
+def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]) -> Network:
     """A network with fresh weights.
 
     Args:
@@ -36,6 +35,6 @@ def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]
         raise ModelError(f"hyperparameters of {name}: {error}; see its docstring for the names") from error
 
 
-def count_parameters(network: nn.Module) -> int:
+def count_parameters(network: Network) -> int:
     """Number of trained parameters."""
     return sum(parameter.numel() for parameter in network.parameters())

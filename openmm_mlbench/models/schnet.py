@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from openmm_mlbench.models.cutoffs import cosine_cutoff
 from openmm_mlbench.models.neighbours import directed_edges
+from openmm_mlbench.models.network import Network
 
 
 def shifted_softplus(x: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def shifted_softplus(x: Tensor) -> Tensor:
     return functional.softplus(x) - math.log(2.0)
 
 
-class SchNet(nn.Module):
+class SchNet(Network):
     """Energy per atom from distances.
 
     The filter networks of all interactions depend on the distance only, so they
@@ -34,6 +35,8 @@ class SchNet(nn.Module):
         gaussians: radial basis functions between 0 and the cutoff.
         cutoff: A.
     """
+
+    centres: Tensor
 
     def __init__(
         self,
@@ -95,7 +98,8 @@ class SchNet(nn.Module):
         # One tensor per interaction; indexing instead would cost a zero-filled gradient each.
         both_ways = torch.cat([filters, filters], dim=1).unbind(0)
         x = self.embedding(species)
-        for k, (atom_in, atom_mid, atom_out) in enumerate(zip(self.atom_in, self.atom_mid, self.atom_out)):
+        # TorchScript has no strict zip.
+        for k, (atom_in, atom_mid, atom_out) in enumerate(zip(self.atom_in, self.atom_mid, self.atom_out)):  # noqa: B905
             # Eq. 2: continuous-filter convolution, then two atom-wise layers and the residual.
             messages = atom_in(x).index_select(0, neighbour) * both_ways[k]
             gathered = torch.zeros(x.size(0), messages.size(1), dtype=x.dtype, device=x.device).index_add(
@@ -103,7 +107,3 @@ class SchNet(nn.Module):
             )
             x = x + atom_out(shifted_softplus(atom_mid(gathered)))
         return self.output_2(shifted_softplus(self.output_1(x))).squeeze(1)
-
-    def forward(self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> Tensor:
-        """Energies (n_atoms,) from species (n_atoms,), pair_vectors (n_pairs, 3) A and pair_index (2, n_pairs)."""
-        return self.atomic_energies(pair_vectors, self.topology(atomic_numbers, pair_index))

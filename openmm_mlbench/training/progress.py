@@ -52,7 +52,7 @@ class TrainingDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+    def __call__(self, _: "Trainer", row: dict[str, Any]) -> None:
         """Show an epoch."""
         errors = (
             f"force MAE {row['validation_force_mae_meV_A']:.1f} (best {row['best_force_mae_meV_A']:.1f}) meV/A, "

@@ -98,12 +98,13 @@ def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
         force_field.scale = torch.tensor(
             float(np.sqrt(np.mean(training_frames.forces**2))), dtype=torch.float64
         )
-    if hasattr(network, "fit_statistics"):
+    fit_statistics = getattr(network, "fit_statistics", None)
+    if fit_statistics is not None:
         some = training_frames.select(np.arange(min(200, training_frames.n_frames)))
         cells = None if some.cells is None else torch.as_tensor(some.cells).float()
         batch = Batcher(force_field)(torch.as_tensor(some.positions).float(), cells)
         numbers = force_field.atomic_numbers.repeat(some.n_frames)
-        network.fit_statistics(numbers, batch.pair_vectors, batch.pair_index)
+        fit_statistics(numbers, batch.pair_vectors, batch.pair_index)
     return force_field
 
 
@@ -120,13 +121,16 @@ def machine(device: torch.device) -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
 
 
-def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """Exponential moving average whose decay min(decay, (1 + n) / (10 + n)) forgets the first weights fast."""
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, n_averaged: Tensor | int) -> None:
         n = float(n_averaged)
-        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))  # noqa: SLF001
+        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
 
     return update
 
@@ -192,7 +196,11 @@ class Trainer:
     @property
     def evaluated(self) -> ForceField:
         """The weights that are validated and exported: averaged ones where there are any."""
-        return self.force_field if self.averaged is None else self.averaged.module
+        if self.averaged is None:
+            return self.force_field
+        averaged = self.averaged.module
+        assert isinstance(averaged, ForceField)
+        return averaged
 
     @property
     def steps_per_epoch(self) -> int:
