@@ -314,6 +314,7 @@ def _summarize(
             "broke": replica.survival.broke,
             "state": replica.status["state"],
             "reason": replica.status["message"],
+            "resume": replica.status.get("resume"),
             "steps_per_second": replica.status.get("steps_per_second"),
             **{name: _value(estimates[i]) for name, estimates in per_replica.items()},
         }
@@ -336,6 +337,7 @@ def _summarize(
         "threshold_A": run.threshold_A,
         "platform": run.platform,
         "seed": record.get("seed"),
+        "frames_from": (record.get("start_frames") or {}).get("dataset"),
         "replicas": members,
         "reference": None if reference is None else {"source": reference.source, "method": reference.method},
         "provenance": record,

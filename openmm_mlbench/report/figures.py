@@ -64,7 +64,7 @@ def plot_bond_deviation(metrics: dict[str, Any]) -> "Figure | None":
         return None
     threshold = metrics["run"]["threshold_A"]
     largest = max((y for curve in curves.values() for y in curve["y"] if y is not None), default=0.0)
-    figure = _replica_lines(curves)
+    figure = _replica_lines(curves, opacity=0.8, width=1.2)
     label = f"broken above {threshold:g} Å"
     figure.add_hline(
         y=threshold,

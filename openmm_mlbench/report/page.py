@@ -50,7 +50,16 @@ def build_report(sources: Sequence[str | os.PathLike[str]], out_html: str | os.P
     out = Path(out_html)
     if out.is_dir():
         raise ReportError(f"{out}: is a folder; give the name of the page, such as {out / 'report.html'}")
-    write_text(out, render(runs, out.name))
+    from jinja2 import TemplateError
+
+    try:
+        page = render(runs, out.name)
+    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
+        # Files of the right outline but with other contents: written by hand or by another version.
+        raise ReportError(
+            f"{', '.join(map(str, sources))}: cannot be shown ({error!r}); analyze the runs again"
+        ) from error
+    write_text(out, page)
     return out
 
 

@@ -14,8 +14,8 @@ COLUMNS = (
     ("stability", "Stability", "ps"),
     ("h_r_mae", "h(r) MAE", ""),
     ("temperature", "T", "K"),
-    ("T_rot", "T rotation", "K"),
-    ("T_vib", "T vibration", "K"),
+    ("T_rot", "T rot.", "K"),
+    ("T_vib", "T vib.", "K"),
     ("steps_per_second", "Speed", "steps/s"),
 )
 MISSING = "\N{EN DASH}"
@@ -112,12 +112,18 @@ def _our_row(metrics: dict[str, Any], notes: Notes) -> Row:
     return Row(
         kind="ours",
         label=str(run["model"]),
-        detail=f"protocol {run['protocol']}",
+        detail=_protocol_text(run),
         data=_data_text(run),
         simulated=format_lengths(replica["time_ps"] for replica in run["replicas"]),
         cells=tuple(cells),
         comparison="",
     )
+
+
+def _protocol_text(run: dict[str, Any]) -> str:
+    start = run.get("frames_from")
+    other = f", started from {start} frames" if start not in {None, run["dataset"]} else ""
+    return f"protocol {run['protocol']}{other}"
 
 
 def _data_text(run: dict[str, Any]) -> str:
@@ -149,13 +155,13 @@ def compare_with_paper(run: dict[str, Any]) -> str:
     """In what this run differs from the paper's."""
     differs = []
     if run["dataset"] != paper.DATASET:
-        differs.append("other labels")
+        differs.append("labels")
     if run.get("n_train") != paper.N_TRAIN:
-        differs.append("other amount of training data")
+        differs.append("amount of data")
     lengths = [replica["time_ps"] for replica in run["replicas"]]
     if run["length_ps"] != paper.LENGTH_PS or len(lengths) != paper.N_SIMULATIONS:
-        differs.append("other simulation length")
-    differs.append("other hardware")
+        differs.append("length")
+    differs.append("hardware")
     return ", ".join(differs)
 
 

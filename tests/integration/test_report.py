@@ -65,6 +65,7 @@ def make_metrics(model, *, seed=0, architecture="schnet"):
             "stable_ps": float(t[-1]),
             "broke": i == 1,
             "state": ("finished", "unstable")[i],
+            "resume": ("none", "inexact")[i],
             "reason": ("", "bond O3-H9 is 8.260 A long")[i],
             "h_r_mae": 0.08,
             "temperature": 498.7,
@@ -90,6 +91,7 @@ def make_metrics(model, *, seed=0, architecture="schnet"):
             "threshold_A": 0.5,
             "platform": "Reference",
             "seed": 0,
+            "frames_from": "ethanol-rmd17",
             "replicas": members,
             "reference": {"source": "300 ps of GFN2-xTB dynamics", "method": "Langevin"},
             "provenance": {"model": {"model": model}, "versions": {"openmm": "8.5.2"}},
@@ -145,8 +147,8 @@ def test_page_holds_everything_once(page):
     assert text.count("<script>/**\n* plotly.js") == 1
     for expected in (
         "498.7 ± 3.1", "floor 0.0610", "1 of 2 finished", "unstable", "too short", "247 ± 47",
-        "MD17 (original labels), 9,500 training frames", "other simulation length", "standard deviations over 5",
-        "300 ps of GFN2-xTB dynamics", "what h_r_mae means", "bond O3-H9 is 8.260 A long",
+        "MD17 (original labels), 9,500 training frames", "labels, amount of data, length, hardware", "standard deviations over 5",
+        "300 ps of GFN2-xTB dynamics", "what h_r_mae means", "started from ethanol-rmd17 frames", "resumed inexactly", "bond O3-H9 is 8.260 A long",
         "openmm-mlbench simulate ethanol --model ethanol-gfn2/schnet --replicas 2 --length 5",
     ):  # fmt: skip
         assert expected in text, expected
@@ -188,6 +190,12 @@ def test_what_cannot_be_reported(runs, tmp_path):
     for damaged in ("[]", '{"run": {}, "measurements": []}', json.dumps({"run": make_metrics("x")["run"]})):
         (runs[0] / "metrics.json").write_text(damaged)
         with pytest.raises(ReportError, match="not the metrics of a run"):
+            build_report(runs, tmp_path / "report.html")
+    for key, value in (("replicas", [{"index": 0}]), ("replicas", 3), ("length_ps", "long")):
+        metrics = make_metrics("x")
+        metrics["run"][key] = value
+        (runs[0] / "metrics.json").write_text(json.dumps(metrics))
+        with pytest.raises(ReportError, match=r"cannot be shown .* analyze the runs again"):
             build_report(runs, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 

@@ -98,10 +98,7 @@ def test_our_row_and_the_papers():
     assert (cell_of(ours, "force_mae").text, cell_of(ours, "force_mae").status) == (MISSING, "not measured")
     assert (cell_of(paper, "force_mae").text, cell_of(paper, "stability").text) == ("16.8", "247 ± 47")
     assert cell_of(paper, "T_vib").text == MISSING
-    assert (
-        paper.comparison
-        == "other labels, other amount of training data, other simulation length, other hardware"
-    )
+    assert paper.comparison == "labels, amount of data, length, hardware"
 
 
 def test_a_model_that_the_paper_lacks_stands_alone():
@@ -110,9 +107,9 @@ def test_a_model_that_the_paper_lacks_stands_alone():
 
 def test_what_differs_from_the_paper():
     same = make_metrics(dataset="ethanol", n_train=9500, length_ps=300.0, replicas=[{"time_ps": 300.0}] * 5)
-    assert compare_with_paper(same["run"]) == "other hardware"
+    assert compare_with_paper(same["run"]) == "hardware"
     fewer = make_metrics(dataset="ethanol", n_train=950, length_ps=300.0, replicas=[{"time_ps": 300.0}] * 5)
-    assert compare_with_paper(fewer["run"]) == "other amount of training data, other hardware"
+    assert compare_with_paper(fewer["run"]) == "amount of data, hardware"
 
 
 def test_equal_notes_are_one_footnote():
