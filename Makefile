@@ -1,0 +1,58 @@
+# Needs Python 3.11 or newer with pip, make and a package index; nothing else is assumed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The first interpreter that is new enough; `make PYTHON=... demo` chooses another.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
+	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$name; break; fi; done)
+# Further arguments of pytest: `make test ARGS="-k split"`.
+ARGS ?=
+# Below about 100 atoms one thread per process is fastest.
+export OMP_NUM_THREADS := 1
+
+.PHONY: help venv demo test lint wheel readme
+
+help:
+	@echo "make demo    the main job on the shipped models, and a page about it (about 4 GB to install)"
+	@echo "make test    the whole test suite"
+	@echo "make lint    ruff and mypy"
+	@echo "make wheel   dist/*.whl"
+	@echo "make readme  write the measured tables of README.md anew from benchmarks/results/"
+
+venv: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed
+	$(BIN)/openmm-mlbench demo -o demo
+	@echo "The report lies at $(CURDIR)/demo/report.html"
+
+# Two processes; a test file stays in one of them, so that what its tests share is made once.
+test: venv
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A stale build/ would carry files into the wheel that have been removed since.
+wheel: venv
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+readme: $(VENV)/.installed
+	$(BIN)/python benchmarks/render_readme.py
+
+# Some systems ship venv without its copy of pip: then the system's pip, which is assumed, fetches one.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer on the PATH; install one or give PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+		&& $(PYTHON) -m pip --python $(BIN)/python install pip; }
+
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml setup.py | $(BIN)/python
+	$(PIP) install -e '.[dev]'
+	@touch $(VENV)/.installed $@
