@@ -1,0 +1,159 @@
+"""Pair lists against ASE's, in every kind of cell."""
+
+import ase
+import numpy as np
+import pytest
+import torch
+from ase.neighborlist import neighbor_list
+
+from openmm_mlbench.models.neighbours import (
+    all_pairs,
+    cell_heights,
+    directed_edges,
+    forces_from_pairs,
+    open_pairs,
+    periodic_pairs,
+)
+
+# Rows are lattice vectors, A; the cutoff of 5 A exceeds half of most heights and all of the last cell's.
+CELLS = {
+    "larger than twice the cutoff": np.diag([11.0, 12.0, 13.0]),
+    "orthorhombic": np.diag([7.0, 8.5, 9.0]),
+    "triclinic": np.array([[8.0, 0.0, 0.0], [3.5, 7.0, 0.0], [-2.0, 3.0, 6.5]]),
+    "rotated, left-handed": np.array([[1.0, 7.0, 2.0], [6.5, -1.0, 0.5], [0.0, 2.0, 8.0]]),
+    "smaller than the cutoff": np.diag([3.1, 4.0, 2.7]),
+    "small and strongly skewed": np.array([[4.0, 0.0, 0.0], [3.6, 3.0, 0.0], [3.4, 2.5, 2.9]]),
+}
+CUTOFF = 5.0
+
+
+def full_list(pair_index, pair_vectors):
+    """Directed pairs (i, j, x, y, z), sorted, from a half list."""
+    i, j = (index.numpy() for index in directed_edges(pair_index))
+    vectors = np.concatenate([pair_vectors.numpy(), -pair_vectors.numpy()])
+    return sort_rows(np.column_stack([i, j, vectors]))
+
+
+def sort_rows(rows):
+    # Rounded keys: the last bits of the vectors must not decide the order.
+    return rows[np.lexsort(np.round(rows, 6).T[::-1])]
+
+
+def ase_list(positions, cell, pbc=True):
+    atoms = ase.Atoms("H" * len(positions), positions=positions, cell=cell, pbc=pbc)
+    i, j, vectors = neighbor_list("ijD", atoms, CUTOFF)
+    return sort_rows(np.column_stack([i, j, vectors]))
+
+
+def scattered(cell, n_atoms, seed, reach=3):
+    """Atoms up to ``reach`` cells away from the origin."""
+    fractions = np.random.default_rng(seed).uniform(-reach, reach + 1, (n_atoms, 3))
+    return fractions @ cell
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("n_atoms", [1, 2, 11])
+def test_periodic_pairs_are_those_of_ase(name, n_atoms):
+    cell = CELLS[name]
+    for seed in range(5):
+        positions = scattered(cell, n_atoms, seed)
+        found = full_list(*periodic_pairs(torch.as_tensor(positions), torch.as_tensor(cell), CUTOFF))
+        wanted = ase_list(positions, cell)
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+def test_random_cells():
+    rng = np.random.default_rng(5)
+    n_images = []
+    for _ in range(25):
+        cell = rng.normal(size=(3, 3)) * rng.uniform(2, 8)
+        if abs(np.linalg.det(cell)) < 20:
+            continue
+        positions = scattered(cell, 6, rng)
+        found = full_list(*periodic_pairs(torch.as_tensor(positions), torch.as_tensor(cell), CUTOFF))
+        np.testing.assert_allclose(found, ase_list(positions, cell), atol=1e-9)
+        n_images.append(len(found) / 6)
+    assert len(n_images) > 10
+
+
+def test_open_pairs_are_those_of_ase():
+    positions = np.random.default_rng(1).uniform(0, 12, (20, 3))
+    found = full_list(*open_pairs(torch.as_tensor(positions), CUTOFF))
+    wanted = ase_list(positions, None, pbc=False)
+    assert 0 < len(wanted) < 20 * 19
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_a_half_list_holds_every_pair_once():
+    """Counted by hand: one atom in a cube of 3 A has 6 neighbours at 3 A and 12 at 4.24 A: 9 pairs."""
+    index, vectors = periodic_pairs(
+        torch.zeros(1, 3, dtype=torch.float64), 3.0 * torch.eye(3, dtype=torch.float64), CUTOFF
+    )
+    assert index.tolist() == [[0] * 9, [0] * 9]
+    both = torch.cat([vectors, -vectors])
+    assert len({tuple(row) for row in both.round(decimals=6).add(0.0).tolist()}) == 18
+    lengths = torch.linalg.vector_norm(vectors, dim=1)
+    assert int((lengths < 3.1).sum()) == 3
+
+
+def test_half_list_at_exactly_half_a_cell():
+    """Two atoms half a cell apart see each other through both faces."""
+    cell = torch.diag(torch.tensor([6.0, 30.0, 30.0], dtype=torch.float64))
+    positions = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]], dtype=torch.float64)
+    index, vectors = periodic_pairs(positions, cell, CUTOFF)
+    assert index.tolist() == [[0, 0], [1, 1]]
+    assert sorted(vectors[:, 0].tolist()) == [-3.0, 3.0]
+
+
+def test_cell_heights_by_hand():
+    cell = torch.tensor([[4.0, 0.0, 0.0], [2.0, 3.0, 0.0], [1.0, 1.0, 5.0]], dtype=torch.float64)
+    # h_c = 5 (c_z); h_b = V / |c x a| = 60 / |(0, 20, -4)|; h_a = V / |b x c| = 60 / |(15, -10, -1)|.
+    wanted = [60 / np.sqrt(326), 60 / np.sqrt(416), 5.0]
+    np.testing.assert_allclose(cell_heights(cell).numpy(), wanted, rtol=1e-12)
+
+
+def test_all_pairs_come_in_the_order_of_directed_edges():
+    pairs = all_pairs(4, torch.device("cpu"))
+    assert pairs.tolist() == [[0, 0, 0, 1, 1, 2], [1, 2, 3, 2, 3, 3]]
+    centre, neighbour = directed_edges(pairs)
+    assert torch.equal(centre[:6], neighbour[6:])
+    assert torch.equal(centre[6:], neighbour[:6])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scripted_lists_equal_eager_ones(dtype):
+    scripted = torch.jit.script(periodic_pairs)
+    scripted_open = torch.jit.script(open_pairs)
+    for cell in CELLS.values():
+        positions = torch.as_tensor(scattered(cell, 7, 3), dtype=dtype)
+        box = torch.as_tensor(cell, dtype=dtype)
+        pairs = ((periodic_pairs(positions, box, CUTOFF), scripted(positions, box, CUTOFF)),)
+        for eager, script in (*pairs, (open_pairs(positions, CUTOFF), scripted_open(positions, CUTOFF))):
+            assert torch.equal(eager[0], script[0])
+            assert torch.equal(eager[1], script[1])
+            assert eager[1].dtype == dtype
+
+
+def test_no_pairs_at_all():
+    far = torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    index, vectors = open_pairs(far, CUTOFF)
+    assert index.shape == (2, 0)
+    assert vectors.shape == (0, 3)
+    index, vectors = periodic_pairs(far[:1], 20.0 * torch.eye(3), CUTOFF)
+    assert index.shape == (2, 0)
+    assert vectors.shape == (0, 3)
+
+
+def test_forces_from_pairs_against_a_loop():
+    """Each gradient pulls its first atom and pushes its second, so that nothing is left over."""
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 5, (2, 30))
+    gradient = rng.normal(size=(30, 3))
+    wanted = np.zeros((5, 3))
+    for (i, j), g in zip(pairs.T, gradient, strict=True):
+        wanted[i] += g
+        wanted[j] -= g
+    forces = forces_from_pairs(torch.as_tensor(gradient), torch.as_tensor(pairs), 5)
+    np.testing.assert_allclose(forces.numpy(), wanted, atol=1e-14)
+    assert np.abs(forces.sum(0).numpy()).max() < 1e-13
