@@ -1,0 +1,60 @@
+"""Where the package finds what ships beside it."""
+
+from pathlib import Path
+
+import pytest
+
+from openmm_mlbench import assets
+from openmm_mlbench.assets import KINDS, asset_path, asset_root
+from openmm_mlbench.errors import MLBenchError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def test_a_checkout_is_used_as_it_lies():
+    assert asset_root() == CHECKOUT
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("systems", ("ethanol", "topology.pdb")),
+        ("systems", ("ethanol", "references", "ethanol-gfn2.json")),
+        ("protocols", ("ethanol.xml",)),
+        ("protocols", ("protocol.xsd",)),
+        ("torchscript_models", ("ethanol-gfn2", "schnet.pt")),
+    ],
+)
+def test_every_kind_is_there(kind, parts):
+    assert asset_path(kind, *parts).is_file()
+
+
+def test_a_wheel_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "_PACKAGE", tmp_path / "openmm_mlbench")
+    inside = tmp_path / "openmm_mlbench" / "_assets"
+    for kind in KINDS:
+        (tmp_path / kind).mkdir()
+    assert asset_root() == tmp_path
+    for kind in KINDS:
+        (inside / kind).mkdir(parents=True)
+    assert asset_root() == inside
+
+
+def test_a_torn_installation_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "_PACKAGE", tmp_path / "openmm_mlbench")
+    (tmp_path / "systems").mkdir()
+    with pytest.raises(MLBenchError, match="reinstall the package"):
+        asset_root()
+
+
+@pytest.mark.parametrize(
+    "parts", [("..", "pyproject.toml"), ("/etc/passwd",), ("ethanol", "..", "..", "README.md")]
+)
+def test_names_cannot_leave_their_folder(parts):
+    with pytest.raises(MLBenchError, match="not the name of anything in systems/"):
+        asset_path("systems", *parts)
+
+
+def test_only_known_kinds():
+    with pytest.raises(MLBenchError, match="not the name"):
+        asset_path("openmm_mlbench", "cli.py")
