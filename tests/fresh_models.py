@@ -1,0 +1,77 @@
+"""Models with fresh seeded weights: the tests need no training and no shipped archive."""
+
+import functools
+
+import numpy as np
+import torch
+
+from openmm_mlbench.data.datasets import default_split, load_dataset
+from openmm_mlbench.export.archive import save_archive
+from openmm_mlbench.export.card import Card, Claims, TrainedOn
+from openmm_mlbench.models.registry import count_parameters
+from openmm_mlbench.training.config import Recipe
+from openmm_mlbench.training.trainer import new_force_field
+
+# Small enough for milliseconds, with every kind of layer.
+TINY = {
+    "schnet": {"hidden": 16, "filters": 16, "interactions": 2, "gaussians": 10},
+    "deeppot-se": {"embedding": (8, 16), "axis": 4, "fitting": (24, 24, 12)},
+}
+EVERYTHING = Claims(conservative=True, rotation=True, parity=True, zero_net_force=True)
+
+
+@functools.cache
+def ethanol():
+    """The shipped frames and their default split."""
+    frames = load_dataset("ethanol-gfn2")
+    return frames, default_split("ethanol-gfn2", frames)
+
+
+def force_field(model, hyperparameters=None, seed=0):
+    """Fresh weights with the energy zero, scale and statistics of the shipped ethanol frames."""
+    frames, split = ethanol()
+    torch.manual_seed(seed)
+    recipe = Recipe(model=model, hyperparameters=hyperparameters or {}, seed=seed)
+    return new_force_field(recipe, frames.select(split.train[:50]))
+
+
+def card(model, field, hyperparameters=None, claims=EVERYTHING, dataset="ethanol-gfn2", constraints="none"):
+    """A card for it, as export writes one."""
+    frames, split = ethanol()
+    numbers = field.atomic_numbers.tolist()
+    return Card(
+        model=model,
+        hyperparameters=hyperparameters or {},
+        n_parameters=count_parameters(field.network),
+        species=sorted(set(numbers)),
+        example_atomic_numbers=numbers,
+        cutoff_A=field.network.cutoff,
+        dtype="float32",
+        periodic=False,
+        claims=claims,
+        trained_on=TrainedOn(
+            dataset=dataset,
+            dataset_hash=split.dataset_hash,
+            split_hash=split.hash,
+            split_seed=split.seed,
+            n_train=len(split.train),
+            n_validation=len(split.validation),
+            level_of_theory=frames.level_of_theory,
+            source=frames.source,
+            constraints=constraints,
+        ),
+    )
+
+
+def write_archive(path, model="schnet", *, hyperparameters=None, seed=0, **card_options):
+    """An archive of fresh weights; tiny unless hyperparameters are given."""
+    hyperparameters = TINY.get(model, {}) if hyperparameters is None else hyperparameters
+    field = force_field(model, hyperparameters, seed)
+    save_archive(field, card(model, field, hyperparameters, **card_options), path)
+    return path
+
+
+def ethanol_positions_nm(frame=0):
+    """(9, 3), nm, of a test frame."""
+    frames, split = ethanol()
+    return np.array(frames.positions[split.test[frame]]) / 10.0
