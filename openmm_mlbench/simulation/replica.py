@@ -5,6 +5,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from openmm_mlbench.simulation.platforms import (
 from openmm_mlbench.simulation.progress import ProgressCallback, ProgressUpdate
 from openmm_mlbench.simulation.run_folder import (
     ReplicaStatus,
+    disk_error,
     locked,
     read_status,
     remove_dossier,
@@ -124,21 +126,29 @@ def run_replica(
     Raises:
         SimulationError: it cannot start, or its files cannot be written.
     """
-    task.folder.mkdir(parents=True, exist_ok=True)
-    with locked(task.folder):
-        checkpoints = read_checkpoints(task.folder) if task.resume else []
-        if task.resume:
-            status = read_status(task.folder)
-            if status is not None and _has_ended(status, task):
-                _tell(task, status, notify)
-                return status
-        if checkpoints:
-            remove_dossier(task.folder)
-        else:
-            remove_replica(task.folder)
-        return _Replica(
-            task, system, checkpoints[0] if checkpoints else None, notify, should_stop or (lambda: False)
-        ).run()
+    try:
+        task.folder.mkdir(parents=True, exist_ok=True)
+        with locked(task.folder):
+            return _run_locked(task, system, notify, should_stop or (lambda: False))
+    except OSError as error:
+        raise disk_error(task.folder, error, "at its start") from error
+
+
+def _run_locked(
+    task: ReplicaTask, system: Any, notify: ProgressCallback | None, should_stop: Callable[[], bool]
+) -> ReplicaStatus:
+    checkpoint = None
+    if task.resume:
+        status = read_status(task.folder)
+        if status is not None and _has_ended(status, task):
+            _tell(task, status, notify)
+            return status
+        checkpoint = next(iter(read_checkpoints(task.folder)), None)
+    if checkpoint is None:
+        remove_replica(task.folder)
+    else:
+        remove_dossier(task.folder)
+    return _Replica(task, system, checkpoint, notify, should_stop).run()
 
 
 def create_system(provider: ForceProvider, protocol: Protocol, topology: Any) -> Any:
@@ -392,18 +402,16 @@ class _Replica:
 
     def _disk_error(self, error: OSError) -> SimulationError:
         """Cut the files back to the last checkpoint; the line that says what happened."""
-        folder = self.task.folder
-        undone = ""
-        if self.checkpoint is not None:
-            try:
-                truncate(folder, self.checkpoint.offsets, self.task.protocol.steps_per_frame)
-            except (OSError, SimulationError):
-                undone = " (the files could not be cut back; --resume will do it)"
-        at = f"{self.checkpoint.time_ps:g} ps" if self.checkpoint else "its start"
-        return SimulationError(
-            f"{folder}: cannot write at {self._time_ps():g} ps ({error.strerror}); free some space and go on "
-            f"from {at} with --resume{undone}"
-        )
+        folder, checkpoint = self.task.folder, self.checkpoint
+        reached_ps = self._time_ps()
+        with suppress(OSError, SimulationError):
+            if checkpoint is None:
+                remove_replica(folder)
+            else:
+                truncate(folder, checkpoint.offsets, self.task.protocol.steps_per_frame)
+                self.step, self.files.n_frames = checkpoint.step, checkpoint.offsets.n_frames
+                self._status("interrupted", reason="disk", message=_one_line(error)).write(folder)
+        return disk_error(folder, error, f"at {reached_ps:g} ps", checkpoint.time_ps if checkpoint else 0.0)
 
     def _status(self, state: str, **more: Any) -> ReplicaStatus:
         files = getattr(self, "files", None)

@@ -95,6 +95,14 @@ def replica_folder(out: Path, replica: int) -> Path:
     return out / f"replica-{replica}"
 
 
+def disk_error(folder: Path, error: OSError, when: str, resume_ps: float = 0.0) -> SimulationError:
+    """The one line for a full disk, and for whatever else keeps us from writing."""
+    reason = error.strerror or str(error)
+    return SimulationError(
+        f"{folder}: cannot write {when} ({reason}); free some space and go on from {resume_ps:g} ps with --resume"
+    )
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other writers out of a folder for as long as this process lives.

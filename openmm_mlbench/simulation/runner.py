@@ -24,7 +24,13 @@ from openmm_mlbench.simulation.replica import (
     read_structure,
     run_replica,
 )
-from openmm_mlbench.simulation.run_folder import ReplicaStatus, locked, make_folder, replica_folder
+from openmm_mlbench.simulation.run_folder import (
+    ReplicaStatus,
+    disk_error,
+    locked,
+    make_folder,
+    replica_folder,
+)
 from openmm_mlbench.simulation.run_record import Plan, write_run_record
 from openmm_mlbench.simulation.seeds import choose_start_frames
 from openmm_mlbench.simulation.workers import run_in_processes
@@ -109,7 +115,10 @@ def run_protocol(
     out = Path(out)
     make_folder(out, resume=resume, overwrite=overwrite)
     with locked(out), _stop_on_signals() as stopped:
-        write_run_record(out, plan, resume=resume)
+        try:
+            write_run_record(out, plan, resume=resume)
+        except OSError as error:
+            raise disk_error(out, error, "at its start") from error
         tasks = _tasks(out, plan, provider, threads=threads, resume=resume)
         if min(jobs, n_replicas) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)

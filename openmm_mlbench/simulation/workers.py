@@ -8,6 +8,7 @@ the end of the pipe when the parent dies.
 
 import dataclasses
 import multiprocessing
+import pickle
 import signal
 import threading
 from contextlib import suppress
@@ -64,7 +65,12 @@ class _Worker:
         self.error: str | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(task, theirs), name=f"replica-{task.replica}")
-        self.process.start()
+        try:
+            self.process.start()
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise SimulationError(
+                f"the force provider cannot be sent to another process ({error}); use jobs=1"
+            ) from error
         # Only the worker holds this end now, so its death shows as the end of the pipe.
         theirs.close()
 

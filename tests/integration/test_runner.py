@@ -364,8 +364,40 @@ def test_a_full_disk_gives_one_line_and_whole_files(jobs, tmp_path):
     assert read_dcd(trajectory, read_topology(out / "topology.pdb"), 0.05).n_frames == 200
     assert len(ethanol.read_log(full)) == 200
 
+    status = read_status(full)
+    assert (status.state, status.reason, status.time_ps, status.n_frames) == (
+        "interrupted",
+        "disk",
+        10.0,
+        200,
+    )
+
     statuses = run(out, length_ps=length_ps, resume=True)
     assert [status.state for status in statuses] == ["finished", "finished"]
     run(tmp_path / "whole", length_ps=length_ps)
     for name in ("replica-0", "replica-1"):
         assert_same_files(out / name, tmp_path / "whole" / name)
+
+
+@pytest.mark.parametrize(("limit", "where"), [(500, "run"), (5_000, "run/replica-0")])
+def test_a_disk_that_is_full_at_once(limit, where, tmp_path):
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = start(tmp_path, tmp_path / "run", 1, 3.0, preexec_fn=limit_files)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert complaint.startswith(f"error: {tmp_path / where}: cannot write at ")
+    assert complaint.endswith("free some space and go on from 0 ps with --resume\n")
+    assert complaint.count("\n") == 1
+    assert [status.state for status in run(tmp_path / "run", length_ps=3.0, resume=True)] == ["finished"] * 2
+
+
+def test_a_provider_that_cannot_travel(tmp_path):
+    provider = ethanol.HarmonicEthanol()
+    provider.cannot_be_pickled = lambda: None
+    with pytest.raises(SimulationError, match=r"cannot be sent to another process .*; use jobs=1"):
+        run(tmp_path / "run", provider, jobs=2)
+    assert [status.state for status in run(tmp_path / "run", provider, length_ps=0.1, resume=True)] == [
+        "finished"
+    ] * 2
