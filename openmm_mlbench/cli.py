@@ -219,9 +219,9 @@ def train(
     """Train a network; export best.pt of the folder afterwards."""
     import torch
 
-    from openmm_mlbench.data.datasets import default_split, load_dataset
+    from openmm_mlbench.data.datasets import default_split, list_datasets, load_dataset
     from openmm_mlbench.data.splits import make_split
-    from openmm_mlbench.errors import TrainingError
+    from openmm_mlbench.errors import DataError, TrainingError
     from openmm_mlbench.training.config import recipe_for
     from openmm_mlbench.training.progress import TrainingDisplay
     from openmm_mlbench.training.trainer import Trainer
@@ -237,6 +237,14 @@ def train(
         max_epochs=epochs, max_minutes=minutes, batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
     frames = load_dataset(dataset, labels, path=data)
+    names = {entry.name for entry in list_datasets()}
+    if dataset not in names and frames.name in names:
+        raise DataError(
+            f"{dataset} calls itself {frames.name}, which is the name of a data set of this package; give "
+            f"`{frames.name} --data {dataset}` if it is that one, or another name"
+        )
+    if dataset not in names and train_frames is None:
+        raise DataError(f"{dataset} has no default split; give --train-frames (and --test-frames)")
     split = (
         default_split(dataset, frames)
         if train_frames is None
@@ -443,6 +451,15 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+# What typer turns Ctrl-C into.
+_INTERRUPTED = 130
+# A full or read-only disk, a limit of the user's, a place that does not exist.
+_PLACE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -451,23 +468,23 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point: a user's mistake becomes one line and exit code 2."""
     try:
         return app(args=arguments)
+    except SystemExit as stop:
+        if stop.code != _INTERRUPTED:
+            raise
+        print(
+            "error: interrupted; what was complete is kept, train and simulate go on with --resume",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except MLBenchError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-            errno.ENOENT,
-            errno.ENOTDIR,
-            errno.EISDIR,
-        ):
+        if error.errno not in _PLACE:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(
-            f"error: {error.strerror}{where}; nothing that was complete is damaged, free space or give another place",
+            f"error: {error.strerror or _one_line(error)}{where}; nothing that was complete is damaged, free space or give another place",
             file=sys.stderr,
         )
         sys.exit(2)

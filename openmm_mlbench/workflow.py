@@ -13,7 +13,7 @@ import torch
 
 from openmm_mlbench import __version__
 from openmm_mlbench.analysis import analyze
-from openmm_mlbench.data.datasets import default_split, load_dataset, system_of
+from openmm_mlbench.data.datasets import default_split, find_dataset, load_dataset, system_of
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError, ModelError, SimulationError
@@ -67,15 +67,26 @@ def data_of(card: Card, data: str | Path | None = None) -> ModelData:
         DataError: ``data`` was given and does not fit.
     """
     name = card.trained_on.dataset
-    try:
-        frames = load_dataset(name, path=data) if _is_named(name) else load_dataset(str(data or name))
-    except DataError as error:
-        if data is not None or not _is_named(name):
-            raise
-        shipped = load_dataset(f"{system_of(name)}-gfn2")
-        test = shipped.select(default_split(shipped.name, shipped).test)
-        return ModelData(frames=test, own=False, note=f"starting from {shipped.name} frames, because {error}")
+    if not _is_named(name):
+        if data is None:
+            raise DataError(
+                f"the model was trained on {name!r}, which is no data set of this package; give its file with --data"
+            )
+        frames = load_dataset(str(data))
+    else:
+        try:
+            frames = load_dataset(name, path=data)
+        except DataError as error:
+            if data is not None:
+                raise
+            shipped = load_dataset(f"{system_of(name)}-gfn2")
+            test = shipped.select(default_split(shipped.name, shipped).test)
+            note = f"starting from {shipped.name} frames, because {error}"
+            return ModelData(frames=test, own=False, note=note)
     split = split_of(card, frames)
+    if len(split.test) == 0:
+        note = f"starting from validation frames: the split of {name} left none to test"
+        return ModelData(frames=frames.select(split.validation), own=False, note=note)
     return ModelData(frames=frames.select(split.test), own=True, note="")
 
 
@@ -94,24 +105,22 @@ def split_of(card: Card, frames: Frames) -> Split:
         DataError: these are not the frames that it was trained on.
     """
     trained = card.trained_on
-    n_test = int(card.errors.get("n_test", 0)) or frames.n_frames - trained.n_train - trained.n_validation
-    split = (
-        default_split(trained.dataset, frames)
-        if _is_named(trained.dataset)
-        else make_split(frames, trained.n_train, trained.n_validation, n_test, trained.split_seed)
+    found = frames.content_hash()
+    if found != trained.dataset_hash:
+        raise DataError(
+            f"{frames.name}: these are not the frames that the model was trained on (hash {found[:12]}, its card says "
+            f"{trained.dataset_hash[:12]}); give the same file with --data"
+        )
+    left = frames.n_frames - trained.n_train - trained.n_validation
+    usual = find_dataset(trained.dataset).split[2] if _is_named(trained.dataset) else left
+    for n_test in (card.training.get("n_test"), usual, left):
+        if n_test is not None and 0 <= n_test <= left:
+            split = make_split(frames, trained.n_train, trained.n_validation, n_test, trained.split_seed)
+            if split.hash == trained.split_hash:
+                return split
+    raise DataError(
+        f"the split of {trained.dataset} cannot be made again; its card says {trained.split_hash[:12]}"
     )
-    if split.dataset_hash != trained.dataset_hash:
-        raise DataError(
-            f"{frames.source}: these are not the frames that the model was trained on (hash {split.dataset_hash[:12]}, "
-            f"its card says {trained.dataset_hash[:12]}); give the same file with --data"
-        )
-    if split.hash != trained.split_hash:
-        split = make_split(frames, trained.n_train, trained.n_validation, n_test, trained.split_seed)
-    if split.hash != trained.split_hash:
-        raise DataError(
-            f"the split of {trained.dataset} cannot be made again; its card says {trained.split_hash[:12]}"
-        )
-    return split
 
 
 def export_checkpoint(
@@ -151,13 +160,15 @@ def export_checkpoint(
             "minutes": round(record["seconds"] / 60, 1),
             "machine": provenance.get("machine", ""),
             "command": command or provenance.get("command", ""),
+            "n_test": provenance.get("n_test"),
         },
         versions={"openmm-mlbench": __version__, "torch": str(torch.__version__)},
         licence=f"MIT for the weights; trained on: {trained_on.source}",
     )
-    test = data_of(card, data)
-    if test.own:
-        card = _with_errors(card, force_field, test.frames)
+    if data is not None or _is_named(trained_on.dataset):
+        test = data_of(card, data)
+        if test.own:
+            card = _with_errors(card, force_field, test.frames)
     save_archive(force_field, card, out)
     return card
 
@@ -171,8 +182,9 @@ def _with_errors(card: Card, force_field: Any, frames: Frames) -> Card:
     errors = {
         "n_test": frames.n_frames,
         "force_mae_meV_A": float(per_frame.mean()),
-        "force_mae_stderr_meV_A": float(per_frame.std(ddof=1) / np.sqrt(frames.n_frames)),
     }
+    if frames.n_frames > 1:
+        errors["force_mae_stderr_meV_A"] = float(per_frame.std(ddof=1) / np.sqrt(frames.n_frames))
     if frames.energies is not None:
         errors["energy_mae_meV"] = float(1000 * np.abs(energies - frames.energies).mean())
     return dataclasses.replace(card, errors=errors)

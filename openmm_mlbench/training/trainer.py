@@ -160,6 +160,10 @@ class Trainer:
         device: str = "cpu",
         command: str = "",
     ) -> None:
+        if len(split.validation) == 0:
+            raise TrainingError(
+                f"{frames.name}: the split has no validation frames, which decide what best.pt is; give at least one"
+            )
         self.recipe = recipe
         self.frames = frames
         self.split = split
@@ -309,15 +313,16 @@ class Trainer:
         elif resume:
             raise TrainingError(f"{last} does not exist; start without --resume")
         else:
-            # Left by a run that was killed within its first epoch.
             (self.folder / "log.csv").unlink(missing_ok=True)
-        saved = time.monotonic()
+            # From here on the folder can be resumed, whenever the run is cut.
+            self.save(last)
+        saved = float("-inf")
         while self.epoch < self.recipe.max_epochs and self.seconds < 60 * self.recipe.max_minutes:
             start = time.monotonic()
             train_loss = self.train_epoch()
             if not np.isfinite(train_loss):
                 raise TrainingError(
-                    f"the loss of epoch {self.epoch} is {train_loss}; resume from {last} with a lower --learning-rate"
+                    f"the loss of epoch {self.epoch + 1} is {train_loss}; start again in another folder with a lower --learning-rate"
                 )
             validation_loss, energy_mae, force_mae = self.validate()
             if self.recipe.schedule == "plateau":
@@ -350,7 +355,7 @@ class Trainer:
             if on_epoch is not None:
                 on_epoch(self, row)
             stop = self.recipe.schedule == "plateau" and rate < self.recipe.final_learning_rate
-            if stop or not last.exists() or time.monotonic() - saved > 60.0:
+            if stop or time.monotonic() - saved > 60.0:
                 self.save(last)
                 saved = time.monotonic()
             if stop:
@@ -387,8 +392,11 @@ class Trainer:
             "best_force_mae": self.best_force_mae,
             "step_losses": self.step_losses,
         }
+        # Through memory: torch turns a full disk into a RuntimeError without its cause.
+        buffer = io.BytesIO()
+        torch.save(record, buffer)
         with atomic_path(path) as temporary:
-            torch.save(record, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def provenance(self) -> dict[str, Any]:
         """What the weights were trained on."""
@@ -404,6 +412,7 @@ class Trainer:
             "split_seed": self.split.seed,
             "n_train": len(self.split.train),
             "n_validation": len(self.split.validation),
+            "n_test": len(self.split.test),
             "has_energies": self.frames.energies is not None,
             "command": self.command,
             "machine": machine(self.device),
@@ -423,7 +432,12 @@ class Trainer:
             raise TrainingError(
                 f"{path} was made with another recipe; give the same options, or another folder"
             )
-        if json.loads(record["provenance"])["split_hash"] != self.split.hash:
+        provenance = json.loads(record["provenance"])
+        # A split's hash covers places only; the other label set of the same frames has the same places.
+        if (provenance["dataset_hash"], provenance["split_hash"]) != (
+            self.split.dataset_hash,
+            self.split.hash,
+        ):
             raise TrainingError(
                 f"{path} was made with another data set or split; give the same, or another folder"
             )
@@ -457,7 +471,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise TrainingError(
             f"{path} is not a readable checkpoint ({type(error).__name__}); train or copy it again"
         ) from error
-    if not isinstance(record, dict) or record.get("format") != 1:
+    wanted = {"recipe", "provenance", "force_field", "averaged", "evaluated", "optimizer", "plateau"}
+    if not isinstance(record, dict) or record.get("format") != 1 or not wanted <= set(record):
         raise TrainingError(f"{path} is not a checkpoint of this package (format 1 wanted)")
     return record
 
