@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 .PHONY: help venv demo test lint wheel readme
 
 help:
-	@echo "make demo    the main job on the shipped models, and a page about it (about 4 GB to install)"
+	@echo "make demo    the main job on the shipped models, and a page about it (.venv takes 8 GB)"
 	@echo "make test    the whole test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make wheel   dist/*.whl"

@@ -1,0 +1,172 @@
+"""Write the measured tables of README.md from benchmarks/results/*.json.
+
+python benchmarks/render_readme.py            rewrite the tables
+python benchmarks/render_readme.py --check    exit code 1 when README.md says something else
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- /table -->``; NAME.json holds its numbers.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+MISSING = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+Record = dict[str, Any]
+
+
+def number(value: float | None, digits: int, stderr: float | None = None) -> str:
+    """A value with as many digits after the point, and its standard error."""
+    if value is None:
+        return MISSING
+    return f"{value:,.{digits}f}" + ("" if stderr is None else f" ± {stderr:,.{digits}f}")
+
+
+def of_result(result: Record | None, digits: int) -> str:
+    """A result of metrics.json, or a dash."""
+    return MISSING if result is None else number(result["value"], digits, result["stderr"])
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; numbers stand right."""
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def training_table(record: Record) -> str:
+    rows = []
+    for model in record["models"]:
+        errors, training, paper = model["errors"], model["training"], model["paper"]
+        mae, stderr = errors.get("force_mae_meV_A"), errors.get("force_mae_stderr_meV_A")
+        frames = (model["n_train"], model["n_validation"], errors.get("n_test"))
+        rows.append(
+            [
+                f"`{model['id']}`",
+                model["level_of_theory"],
+                " / ".join(number(n, 0) for n in frames),
+                number(mae, 1, stderr),
+                MISSING if paper is None else f"{paper['force_mae_meV_A']} ({paper['n_train']:,})",
+                f"{number(training['minutes'], 0)} min, {training['epochs']} epochs",
+                str(training["machine"]),
+            ]
+        )
+    heads = [
+        *("Model", "Labels", "Frames: training / validation / test", "Force MAE, meV/Å"),
+        *("The paper's (training frames)", "Training", "On"),
+    ]
+    return table(heads, rows)
+
+
+def simulation_table(record: Record) -> str:
+    rows = []
+    for run in record["runs"]:
+        results, paper = run["results"], run["paper"]
+        t_vib = [replica["T_vib"] for replica in run["per_replica"] if replica["T_vib"] is not None]
+        spread = f" ({min(t_vib):.0f} to {max(t_vib):.0f})" if t_vib else ""
+        h_r = results.get("h_r_mae")
+        rows.append(
+            [
+                f"`{run['id']}`, {run['protocol']}",
+                f"{run['replicas']} {TIMES} {run['length_ps']:g} ps",
+                stability(run),
+                of_result(h_r, 3),
+                MISSING if h_r is None else number(h_r["floor"], 3),
+                of_result(results.get("temperature"), 0),
+                of_result(results.get("T_rot"), 0),
+                of_result(results.get("T_vib"), 0) + spread,
+                f"{of_result(results.get('steps_per_second'), 0)} ({run['platform']})",
+            ]
+        )
+        if paper is not None:
+            rows.append(
+                [
+                    f"*the paper's, {paper['n_train']:,} training frames*",
+                    f"{paper['replicas']} {TIMES} {paper['length_ps']:g} ps",
+                    number(paper["stability_ps"], 0, paper["stability_stderr_ps"] or None),
+                    number(paper["h_r_mae"], 2, paper["h_r_mae_stderr"] or None),
+                    *[MISSING] * 4,
+                    f"{number(paper['steps_per_second'], 0)} ({paper['machine']})",
+                ]
+            )
+    heads = [
+        *("Model, protocol", "Runs", "Stability, ps", "h(r) MAE", "Floor", "T, K", "T<sub>rot</sub>, K"),
+        *("T<sub>vib</sub>, K (replicas)", "Steps/s"),
+    ]
+    return table(heads, rows)
+
+
+def stability(run: Record) -> str:
+    """Restricted mean and how many replicas outlived the run."""
+    broke = sum(replica["broke"] for replica in run["per_replica"])
+    n = len(run["per_replica"])
+    return of_result(run["results"].get("stability"), 0) + f" ({n - broke} of {n} unbroken)"
+
+
+def speed_table(record: Record) -> str:
+    variants = {
+        "module, autograd": "Module alone, autograd",
+        "module, ahead-of-time": "Module alone, ahead of time",
+        "OpenMM, autograd": "OpenMM, autograd",
+        "OpenMM, ahead-of-time": "OpenMM, ahead of time",
+        "ASE": "ASE loop",
+    }
+    rows = [
+        [f"`{model['id']}`"]
+        + [
+            f"{1e6 / times['wall_us_min']:,.0f} ({1e6 / times['wall_us_median']:,.0f})"
+            for times in (model["variants"][name] for name in variants)
+        ]
+        for model in record["models"]
+    ]
+    return table(["Calls or steps per second", *variants.values()], rows)
+
+
+TABLES: dict[str, Callable[[Record], str]] = {
+    "training": training_table,
+    "simulation": simulation_table,
+    "speed": speed_table,
+}
+
+
+def render(name: str, results: Path) -> str:
+    """Table and origin of a file of results; says so where it has not been measured."""
+    path = results / f"{name}.json"
+    if not path.is_file():
+        return "*Not measured yet.*\n"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    commit = (record["commit"] or "unknown")[:12] + (
+        "-dirty" if str(record["commit"]).endswith("-dirty") else ""
+    )
+    origin = f"`{record['command']}`, commit {commit}, {record['date']}, {record['machine']}"
+    return f"{TABLES[name](record)}\n<sub>{origin}; numbers: `benchmarks/results/{name}.json`</sub>\n"
+
+
+def render_all(text: str, results: Path) -> str:
+    """The text with every marked table written anew."""
+    return MARKED.sub(lambda found: found[1] + render(found[2], results) + found[3], text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    text = arguments.readme.read_text(encoding="utf-8")
+    rendered = render_all(text, arguments.results)
+    if not arguments.check:
+        arguments.readme.write_text(rendered, encoding="utf-8")
+    elif rendered != text:
+        sys.exit(f"error: {arguments.readme} differs from {arguments.results}; run `make readme`")
+
+
+if __name__ == "__main__":
+    main()
