@@ -1,7 +1,9 @@
 """TorchScript archives with their card inside: writing, reading, finding."""
 
 import io
+import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,15 @@ def read_card(path: str | Path) -> Card:
                     f"{path}: its card is larger than {LARGEST_CARD} bytes; this is not a model of ours"
                 )
             text = archive.read(names[0]).decode("utf-8")
-    except (zipfile.BadZipFile, EOFError, UnicodeDecodeError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:
         raise ModelError(
             f"{path} is not a complete TorchScript archive ({error}); export or copy it again"
         ) from error
@@ -112,12 +122,13 @@ def find_archive(id_or_path: str | Path) -> Archive:
     """
     text = str(id_or_path)
     path = Path(text)
-    if not path.is_file():
+    # Unlike Path.is_file this is False, not an error, for a name that no file can have.
+    if not os.path.isfile(path):
         try:
             shipped = asset_path("torchscript_models", *f"{text}.pt".split("/"))
         except MLBenchError:
             shipped = None
-        if shipped is None or not shipped.is_file():
+        if shipped is None or not os.path.isfile(shipped):
             known = ", ".join(list_archives()) or "none"
             raise ModelError(f"model {text!r} is neither a file nor a shipped model; shipped are {known}")
         path = shipped

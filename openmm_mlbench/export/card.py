@@ -6,11 +6,20 @@ running anything of the model.
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from openmm_mlbench.errors import ModelError
 
 FORMAT = 1
+
+
+def _check_types(record: Any) -> None:
+    """Raise TypeError unless every field of a dataclass holds what its annotation says."""
+    for name, kind in get_type_hints(type(record)).items():
+        wanted = get_origin(kind) or kind
+        value = getattr(record, name)
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise TypeError(f"{name} is a {type(value).__name__}, wanted {wanted.__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +37,9 @@ class Claims:
     rotation: bool
     parity: bool
     zero_net_force: bool
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,9 @@ class TrainedOn:
     level_of_theory: str
     source: str
     constraints: str
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +109,16 @@ class Card:
     versions: dict[str, str] = field(default_factory=dict)
     licence: str = "MIT"
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        numbers = [*self.species, *self.example_atomic_numbers]
+        if not self.species or not all(type(number) is int and 0 < number < 119 for number in numbers):
+            raise ValueError("species and example_atomic_numbers must be atomic numbers")
+        if not 0 < self.cutoff_A < float("inf"):
+            raise ValueError(f"cutoff_A is {self.cutoff_A}")
+        if not all(isinstance(value, int | float) for value in self.errors.values()):
+            raise ValueError("errors must be numbers")
+
     def to_json(self) -> str:
         """Text of ``card.json``."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
@@ -119,5 +144,5 @@ class Card:
             record["claims"] = Claims(**record["claims"])
             record["trained_on"] = TrainedOn(**record["trained_on"])
             return cls(**record)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelError(f"{where}: its card is not valid ({error}); export the model again") from error
