@@ -37,6 +37,39 @@ def _drop_detach(graph_module: fx.GraphModule) -> None:
     graph_module.recompile()
 
 
+# Larger constants than this are left to be computed: folding must not inflate the module.
+_LARGEST_FOLD = 4_000_000
+
+
+@torch.no_grad()
+def _fold_constants(graph_module: fx.GraphModule) -> None:
+    """Compute once what does not depend on the positions; transposed weights become contiguous."""
+    values: dict[fx.Node, Tensor] = {}
+    for node in list(graph_module.graph.nodes):
+        if node.op == "get_attr":
+            value = getattr(graph_module, str(node.target))
+            if isinstance(value, Tensor):
+                values[node] = value
+            continue
+        inputs = node.all_input_nodes
+        if node.op != "call_function" or not inputs or any(source not in values for source in inputs):
+            continue
+        arguments, keywords = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source])
+        value = node.target(*arguments, **keywords)
+        if not isinstance(value, Tensor) or value.numel() > _LARGEST_FOLD:
+            continue
+        values[node] = value
+        name = f"folded_{node.name}"
+        graph_module.register_buffer(name, value.contiguous())
+        with graph_module.graph.inserting_before(node):
+            constant = graph_module.graph.get_attr(name)
+        values[constant] = value
+        node.replace_all_uses_with(constant)
+        graph_module.graph.erase_node(node)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
 class _Specialised(nn.Module):
     """Runs a traced graph on float64 positions and returns forces in the dtype that came."""
 
@@ -81,6 +114,7 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
     with torch.enable_grad():
         graph_module = make_fx(energy_and_forces, decomposition_table=_DECOMPOSITIONS)(example)
     _drop_detach(graph_module)
+    _fold_constants(graph_module)
     with torch.no_grad():
         core = torch.jit.trace(graph_module, (example,), check_trace=False)
         return torch.jit.script(_Specialised(core, model.atoms))

@@ -30,5 +30,5 @@ def quintic_switch(distances: Tensor, start: float, cutoff: float) -> Tensor:
     Source: Wang et al., Comput. Phys. Commun. 228, 178 (2018); DeePMD-kit's se_e2_a.
     The paper of the architecture (NeurIPS 2018) has a cosine in its place.
     """
-    u = ((distances - start) / (cutoff - start)).clamp(0.0, 1.0)
+    u = ((distances - start) * (1.0 / (cutoff - start))).clamp(0.0, 1.0)
     return u * u * u * (u * (15.0 - 6.0 * u) - 10.0) + 1.0

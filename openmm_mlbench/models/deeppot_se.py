@@ -129,27 +129,50 @@ class DeepPotSE(Network):
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors that stay the same while species and pairs do.
 
+        Edges are laid out as (n_atoms, K): K places for each atom, as many as the
+        atom with the most neighbours has.
+
         Returns:
-            species of each centre (2 n_pairs,); edges grouped by ordered species
-            pair; edges (n_atoms, most neighbours) of each atom and their place in
-            those groups; atoms grouped by species and their place in it.
+            pairs (n_atoms * K,) of the edges; their directions (n_atoms * K, 4), the
+            factors of (s, s x / r): +-1, or 0 in an empty place; species of their
+            centres (n_atoms * K,); places grouped by ordered species pair
+            (n_species^2, largest group); where each place stands in that (n_atoms * K,);
+            atoms grouped by species; where each atom stands in that.
         """
         centre, neighbour = directed_edges(pair_index)
+        n_atoms, n_pairs, n_edges = atomic_numbers.size(0), pair_index.size(1), centre.size(0)
         kinds = self.lookup[atomic_numbers]
-        kind_edges, edge_slots = _group(
-            kinds[centre] * self.n_species + kinds[neighbour], self.n_species * self.n_species
-        )
-        atom_edges, _ = _group(centre, atomic_numbers.size(0))
-        slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=centre.device)])
+        places = _group(centre, n_atoms)[0].flatten()
+        filled = places < n_edges
+        # Empty places borrow edge 0 and multiply it by zero.
+        edges = torch.where(filled, places, torch.zeros_like(places))
+        sign = torch.where(edges < n_pairs, 1.0, -1.0)
+        direction = torch.stack([torch.ones_like(sign), sign, sign, sign], dim=1) * filled.unsqueeze(1)
+        pairs = edges % max(n_pairs, 1)
+        edge_kinds = kinds[centre] * self.n_species + kinds[neighbour]
+        kind_edges, edge_slots = _group(edge_kinds, self.n_species * self.n_species)
+        # One more, so that an atom without neighbours has an edge 0 to borrow.
+        edge_slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=centre.device)])
+        place_of_edge = torch.zeros(n_edges + 1, dtype=torch.long, device=centre.device)
+        place_of_edge[places] = torch.arange(places.size(0), device=centre.device)
         kind_atoms, atom_slots = _group(kinds, self.n_species)
-        return [kinds[centre], kind_edges, atom_edges, slots[atom_edges], kind_atoms, atom_slots]
+        return [
+            pairs,
+            direction.to(self.scale_radial.dtype),
+            kinds.repeat_interleave(places.size(0) // max(n_atoms, 1)),
+            place_of_edge[kind_edges],
+            edge_slots[edges],
+            # What an empty place of a group holds is never read.
+            torch.where(kind_atoms < n_atoms, kind_atoms, torch.zeros_like(kind_atoms)),
+            atom_slots,
+        ]
 
-    def environment(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the environment matrix (eqs. 1, 2): s(r) (2 n_pairs,) and s(r) x / r (2 n_pairs, 3)."""
-        distances = torch.linalg.vector_norm(pair_vectors, dim=1)
-        radial = quintic_switch(distances, self.cutoff_start, self.cutoff) / distances
-        angular = pair_vectors * (radial / distances).unsqueeze(1)
-        return torch.cat([radial, radial]), torch.cat([angular, -angular])
+    def environment(self, pair_vectors: Tensor) -> Tensor:
+        """Rows (s(r), s(r) x / r) of the environment matrix (eqs. 1, 2) of each pair (n_pairs, 4)."""
+        distances = torch.linalg.vector_norm(pair_vectors, dim=1, keepdim=True)
+        inverse = torch.reciprocal(distances)
+        radial = quintic_switch(distances, self.cutoff_start, self.cutoff) * inverse
+        return torch.cat([radial, pair_vectors * (radial * inverse)], dim=1)
 
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Energies (n_atoms,) in the network's unit.
@@ -158,28 +181,25 @@ class DeepPotSE(Network):
             pair_vectors: (n_pairs, 3), A; see :mod:`openmm_mlbench.models.neighbours`.
             topology: what :meth:`topology` returned for these pairs.
         """
-        centre_kinds, kind_edges, atom_edges = topology[0], topology[1], topology[2]
-        atom_edge_slots, kind_atoms, atom_slots = topology[3], topology[4], topology[5]
-        n_atoms = atom_edges.size(0)
-        radial, angular = self.environment(pair_vectors)
-        radial = radial / self.scale_radial[centre_kinds]
-        rows = torch.cat(
-            [radial.unsqueeze(1), angular / self.scale_angular[centre_kinds].unsqueeze(1)], dim=1
+        pairs, direction, centre_kinds, kind_places = topology[0], topology[1], topology[2], topology[3]
+        place_slots, kind_atoms, atom_slots = topology[4], topology[5], topology[6]
+        n_atoms = atom_slots.size(0)
+        scales = torch.stack(
+            [self.scale_radial, self.scale_angular, self.scale_angular, self.scale_angular], dim=1
         )
-        # One more row, of zeros, is what the padding points to: it adds nothing.
-        rows = torch.cat([rows, torch.zeros(1, 4, dtype=rows.dtype, device=rows.device)])
-        embedded = self.embedding(
-            rows[:, 0].index_select(0, kind_edges.flatten()).view(kind_edges.size(0), -1, 1)
-        )
+        factors = direction / scales.index_select(0, centre_kinds)
+        rows = self.environment(pair_vectors)
+        if rows.size(0) == 0:
+            rows = torch.cat([rows, torch.zeros(1, 4, dtype=rows.dtype, device=rows.device)])
+        rows = rows.index_select(0, pairs) * factors
+        radial = rows[:, 0].index_select(0, kind_places.flatten())
+        embedded = self.embedding(radial.view(kind_places.size(0), -1, 1))
         width = embedded.size(2)
-        embedded = embedded.reshape(-1, width).index_select(0, atom_edge_slots.flatten())
-        embedded = embedded.view(n_atoms, -1, width)
-        rows = rows.index_select(0, atom_edges.flatten()).view(n_atoms, -1, 4)
+        embedded = embedded.reshape(-1, width).index_select(0, place_slots).view(n_atoms, -1, width)
         # Eq. 5: D = (G^T R)(R^T G_<) / N_c^2.
-        product = torch.bmm(rows.transpose(1, 2), embedded) / self.n_neighbours
+        product = torch.bmm(rows.view(n_atoms, -1, 4).transpose(1, 2), embedded) * (1.0 / self.n_neighbours)
         descriptor = torch.bmm(product.transpose(1, 2), product[:, :, : self.axis]).reshape(n_atoms, -1)
-        padding = torch.zeros(1, descriptor.size(1), dtype=descriptor.dtype, device=descriptor.device)
-        descriptor = torch.cat([descriptor, padding]).index_select(0, kind_atoms.flatten())
+        descriptor = descriptor.index_select(0, kind_atoms.flatten())
         energies = self.fitting(descriptor.view(kind_atoms.size(0), -1, width * self.axis))
         return energies.flatten().index_select(0, atom_slots)
 
@@ -192,7 +212,8 @@ class DeepPotSE(Network):
         neighbourhood, empty ones being zero.
         """
         centre, _ = directed_edges(pair_index)
-        radial, angular = self.environment(pair_vectors)
+        rows = self.environment(pair_vectors)
+        radial, angular = rows[:, 0].repeat(2), rows[:, 1:].repeat(2, 1)
         kinds = self.lookup[atomic_numbers]
         for kind in range(self.n_species):
             of_kind = kinds[centre] == kind
