@@ -30,9 +30,12 @@ class PluginStatus:
 def _plugin_folders() -> list[str]:
     import openmm
 
-    folders = [openmm.Platform.getDefaultPluginsDirectory()]
-    folders += [os.path.join(openmm.version.openmm_library_path, "plugins")]
-    return [folder for folder in folders if os.path.isdir(folder)]
+    folders = (
+        openmm.Platform.getDefaultPluginsDirectory(),
+        os.path.join(openmm.version.openmm_library_path, "plugins"),
+    )
+    # In most installations they are one.
+    return sorted({os.path.realpath(folder) for folder in folders if os.path.isdir(folder)})
 
 
 def prepare_platforms() -> PluginStatus:
@@ -44,13 +47,14 @@ def prepare_platforms() -> PluginStatus:
     import openmm
 
     # openmmtorch imports OpenMM by its old name, which logs a warning that no user can act on.
-    logging.disable(logging.WARNING)
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
         import openmmtorch  # noqa: F401
     except ImportError as error:
         return PluginStatus(available=False, reason=f"openmmtorch does not import: {error}", failures=())
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
     # Without this the second and third call of a scripted model compile for seconds and
     # differ from all later ones in the last bits.
     torch.jit.set_fusion_strategy([])
