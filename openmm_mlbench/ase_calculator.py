@@ -37,6 +37,7 @@ class MLBenchCalculator(Calculator):
         assert self._module is not None
         arguments = [torch.as_tensor(self.atoms.positions * NM_PER_ANGSTROM)]
         if periodic:
+            self.potential.check_box(self.atoms.cell.array * NM_PER_ANGSTROM)
             arguments.append(torch.as_tensor(self.atoms.cell.array * NM_PER_ANGSTROM))
         energy, forces = self._module(*arguments)
         energy_ev = energy.item() / KJMOL_PER_EV

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 class MLBenchPotentialImplFactory(MLPotentialImplFactory):
     """``MLPotential("openmm-mlbench", model="ethanol/schnet")`` of OpenMM-ML."""
 
-    def createImpl(self, name: str, **args: Any) -> "MLBenchPotentialImpl":  # noqa: N802
+    def createImpl(  # noqa: N802
+        self, name: str, *, model: str | None = None, **unknown: Any
+    ) -> "MLBenchPotentialImpl":
         """OpenMM-ML calls this with the keywords of ``MLPotential``."""
         from openmm_mlbench.potential import Potential
 
-        if "model" not in args:
+        if model is None or unknown:
             raise PotentialError(
-                f"MLPotential({name!r}) needs model=..., an id like 'ethanol/schnet' or a path of a .pt file"
+                f"MLPotential({name!r}) takes model=..., an id like 'ethanol/schnet' or a path of a .pt file, and "
+                f"nothing else; got {', '.join(sorted(unknown)) or 'no model'}"
             )
-        return MLBenchPotentialImpl(Potential.load(args["model"]))
+        return MLBenchPotentialImpl(Potential.load(model))
 
 
 class MLBenchPotentialImpl(MLPotentialImpl):
@@ -50,9 +53,11 @@ class MLBenchPotentialImpl(MLPotentialImpl):
         forceGroup: int,
         driver: str = "auto",
         evaluation: str = "auto",
-        **_: Any,
     ) -> None:
         """OpenMM-ML calls this with the keywords of ``createSystem``."""
-        self.potential.add_to(
-            system, topology, atoms, force_group=forceGroup, driver=driver, evaluation=evaluation
+        # Not add_to: to interpolate, OpenMM-ML collects the forces in a System without particles.
+        system.addForce(
+            self.potential.create_force(
+                topology, atoms, force_group=forceGroup, driver=driver, evaluation=evaluation
+            )
         )

@@ -122,11 +122,30 @@ class Potential:
         Raises:
             PotentialError: an element, the box or an index does not fit.
         """
-        everything = list(topology.atoms())
-        if system.getNumParticles() != len(everything):
+        n_particles, n_atoms = system.getNumParticles(), topology.getNumAtoms()
+        if n_particles != n_atoms:
             raise PotentialError(
-                f"the System has {system.getNumParticles()} particles, the topology {len(everything)} atoms; give the pair that belongs together"
+                f"the System has {n_particles} particles, the topology {n_atoms} atoms; give the pair that belongs together"
             )
+        force = self.create_force(
+            topology, atoms, force_group=force_group, driver=driver, evaluation=evaluation
+        )
+        system.addForce(force)
+        return force
+
+    def create_force(
+        self,
+        topology: app.Topology,
+        atoms: Iterable[int] | None = None,
+        *,
+        force_group: int = 0,
+        driver: str = "auto",
+        evaluation: str = "auto",
+    ) -> openmm.Force:
+        """The learned force by itself; arguments and errors as of :meth:`add_to`."""
+        everything = list(topology.atoms())
+        if not everything:
+            raise PotentialError("the topology has no atoms; give the molecule that is to be simulated")
         chosen = None if atoms is None else [int(place) for place in atoms]
         if chosen is not None and (
             not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0 or max(chosen) >= len(everything)
@@ -144,12 +163,11 @@ class Potential:
             numbers.append(element.atomic_number)
         box = topology.getPeriodicBoxVectors()
         if box is not None:
-            self._check_box(box)
+            self.check_box(box)
         module = self.module(numbers, atoms=chosen, periodic=box is not None, evaluation=evaluation)
         force = make_force(module, periodic=box is not None, driver=driver)
         force.setForceGroup(force_group)
         force.setName(f"openmm-mlbench {self.id}")
-        system.addForce(force)
         return force
 
     def create_system(
@@ -184,7 +202,13 @@ class Potential:
             system.addParticle(atom.element.mass)
         box = topology.getPeriodicBoxVectors()
         if box is not None:
-            system.setDefaultPeriodicBoxVectors(*box)
+            self.check_box(box)
+            try:
+                system.setDefaultPeriodicBoxVectors(*box)
+            except openmm.OpenMMException as error:
+                raise PotentialError(
+                    f"OpenMM refuses the box ({error}); rotate box and positions so that the box is reduced"
+                ) from error
         if hydrogenMass is not None:
             _move_mass_to_hydrogens(system, topology, hydrogenMass)
         self.add_to(system, topology, driver=driver, evaluation=evaluation)
@@ -207,7 +231,8 @@ class Potential:
                 f"{self.id} was not trained on {symbols}; it knows {seen}; use a model trained on these elements"
             )
 
-    def _check_box(self, box: Any) -> None:
+    def check_box(self, box: Any) -> None:
+        """Raise PotentialError unless the box vectors (3, 3), nm or a quantity, can hold this model."""
         vectors = np.array(box.value_in_unit(unit.nanometer) if unit.is_quantity(box) else box, dtype=float)
         if not np.isfinite(vectors).all() or abs(np.linalg.det(vectors)) < 1e-6:
             raise PotentialError(
