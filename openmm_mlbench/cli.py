@@ -228,9 +228,13 @@ def train(
 
     torch.set_num_threads(threads)
     if device == "auto":
+    if threads < 1:
+        raise TrainingError(f"threads is {threads}; use 1 or more")
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise TrainingError(
+    if device.split(":")[0] not in {"cpu", "cuda"}:
+        raise TrainingError(f"device {device!r} is not known; use cpu, cuda or auto")
             "device cuda was asked for, torch sees none; use --device cpu, and see `openmm-mlbench doctor`"
         )
     chosen = recipe_for(model, recipe).with_overrides(
@@ -456,7 +460,7 @@ _INTERRUPTED = 130
 # A full or read-only disk, a limit of the user's, a place that does not exist.
 _PLACE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
 )  # fmt: skip
 
 

@@ -81,7 +81,8 @@ def _openmm_rows() -> list[tuple[str, str, bool]]:
     ]
     chosen, reason = choose_driver("auto")
     rows.append(("driver", f"{chosen}: {reason}", chosen == "torchforce"))
-    rows.append(("platform", _platform_for_learned_force(names), True))
+    if importlib.util.find_spec("torch") is not None:
+        rows.append(("platform", _platform_for_learned_force(names), True))
     return rows
 
 

@@ -1,5 +1,6 @@
 """Leaving for plain OpenMM: system.xml, integrator.xml, state.xml and a script that runs them."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,19 @@ simulation.reporters.append(app.StateDataReporter("log.csv", {interval}, step=Tr
 simulation.step({steps})
 print(simulation.context.getState(energy=True).getPotentialEnergy())
 """
+
+
+# openmmtorch passes the network through a file here when a System becomes XML.
+TEMPORARY = "/tmp"  # noqa: S108 - its choice, not ours
+
+
+def _check_temporary_space(archive_size: int) -> None:
+    """Raise SimulationError where openmmtorch would end the whole process for want of space."""
+    free = shutil.disk_usage(TEMPORARY).free
+    if free < 10 * archive_size:
+        raise SimulationError(
+            f"{TEMPORARY} has {free / 1e6:.1f} MB left, through which openmmtorch passes the network; free some space"
+        )
 
 
 def export_openmm(
@@ -72,6 +86,7 @@ def export_openmm(
     script = folder / "run.py"
     if script.exists():
         raise SimulationError(f"{script} exists; give another folder, or remove it")
+    _check_temporary_space(potential.archive.path.stat().st_size)
     seed = protocol.seed if seed is None else seed
     pdb = app.PDBFile(str(protocol.structure_path))
     system = potential.create_system(pdb.topology, driver="torchforce")

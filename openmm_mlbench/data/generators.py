@@ -377,6 +377,7 @@ def generate_gfn2(
     """
     wanted = GfnSettings(system=system, n_frames=n_frames, length_ps=length_ps, seed=seed, **settings)
     _load_tblite()
+    topology, start_A = read_structure(_structure(system))
     out_path = Path(out)
     folder = Path(work) if work is not None else out_path.with_name(out_path.stem + ".work")
     folder.mkdir(parents=True, exist_ok=True)
@@ -384,13 +385,20 @@ def generate_gfn2(
         with FileLock(folder / "lock", timeout=0):
             provenance = _provenance(wanted)
             _prepare(folder, provenance)
-            topology, start_A = read_structure(asset_path("systems", system, "topology.pdb"))
             parts = _simulate(wanted, folder, topology.atomic_numbers, start_A, progress)
     except Timeout as error:
         raise DataError(
             f"{folder}: another process is generating here; wait for it or give another folder"
         ) from error
     return _assemble(wanted, topology.atomic_numbers, parts, provenance, out_path)
+
+
+def _structure(system: str) -> Path:
+    path = asset_path("systems", system, "topology.pdb")
+    if not path.is_file():
+        there = ", ".join(sorted(found.parent.name for found in asset_path("systems").glob("*/topology.pdb")))
+        raise DataError(f"system {system!r} is not known; there are {there}")
+    return path
 
 
 def _simulate(

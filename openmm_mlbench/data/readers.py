@@ -345,7 +345,8 @@ def write_hdf5(frames: Frames, path: str | os.PathLike[str]) -> None:
     """Write frames as chunked HDF5: the arrays of ``write_npz``, each with an attribute ``unit``."""
     import h5py
 
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    # Through memory: on a full disk HDF5 cannot close its file, and crashes.
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         for key, value in _meta(frames).items():
             if key != "units" and value is not None:
                 file.attrs[key] = value
@@ -359,6 +360,10 @@ def write_hdf5(frames: Frames, path: str | os.PathLike[str]) -> None:
             dataset = file.create_dataset(key, data=array, chunks=chunks, fletcher32=True)
             if key in _HDF5_UNITS:
                 dataset.attrs["unit"] = _HDF5_UNITS[key]
+        file.flush()
+        image = file.id.get_file_image()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(image)
 
 
 def read_hdf5(path: str | os.PathLike[str], *, name: str | None = None, check: bool = True) -> Frames:
@@ -545,8 +550,11 @@ def read_any(
         return read_md17_npz(found, labels, name=name, check=check)
     if suffix == ".npz":
         keys = set(NpzFile(found).keys)
-        if units is None and "meta" not in keys and ({"E_md17", "nuclear_charges"} & keys):
-            raise DataError(f"{found}: an rMD17 file; say which labels, one of {', '.join(LABEL_SETS)}")
+        of_md17 = {"E_md17", "nuclear_charges"} & keys or {"z", "R"} <= keys
+        if units is None and "meta" not in keys and of_md17:
+            raise DataError(
+                f"{found}: an MD17 or rMD17 file; say which labels, one of {', '.join(LABEL_SETS)} (--labels)"
+            )
         return read_npz(found, name=name, units=units, check=check, **description)
     if units is not None:
         raise DataError(f"{found}: units of {suffix} files are fixed; leave them away")
