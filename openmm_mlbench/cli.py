@@ -226,15 +226,15 @@ def train(
     from openmm_mlbench.training.progress import TrainingDisplay
     from openmm_mlbench.training.trainer import Trainer
 
-    torch.set_num_threads(threads)
-    if device == "auto":
     if threads < 1:
         raise TrainingError(f"threads is {threads}; use 1 or more")
+    torch.set_num_threads(threads)
+    if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError(
     if device.split(":")[0] not in {"cpu", "cuda"}:
         raise TrainingError(f"device {device!r} is not known; use cpu, cuda or auto")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError(
             "device cuda was asked for, torch sees none; use --device cpu, and see `openmm-mlbench doctor`"
         )
     chosen = recipe_for(model, recipe).with_overrides(
