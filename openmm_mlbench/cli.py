@@ -15,6 +15,7 @@ from rich.table import Table
 
 from openmm_mlbench import __version__
 from openmm_mlbench.errors import MLBenchError
+from openmm_mlbench.measure import app as measure_app
 
 app = typer.Typer(
     help="Learned force fields, driven by OpenMM, judged by the simulations they produce.",
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Get, make and look at data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(measure_app, name="measure")
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="File of the model's data set, where it does not ship.")
