@@ -1,0 +1,142 @@
+"""How long a condensed system stays physical: RDFs of short windows against the reference (paper, eq. 8)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.errors import MetricError
+from openmm_mlbench.metrics.rdf import AtomPairs, compute_rdf, rdf_mae
+from openmm_mlbench.metrics.stability import Survival
+from openmm_mlbench.trajectory import Trajectory
+
+# Of the paper, A and ps.
+WATER_THRESHOLD, LIPS_THRESHOLD = 3.0, 1.0
+WINDOW_PS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowDeviations:
+    """Integral of |RDF of a window - reference| for each window in turn.
+
+    Args:
+        times_ps: (n_windows,), the first frame of each window.
+        deviations_A: label of the pair -> (n_windows,), A; Infinity where a frame is not finite.
+        frames_per_window: frames in each.
+        end_ps: time of the last frame in a whole window, or of the last frame where there is no window.
+    """
+
+    times_ps: NDArray[np.float64]
+    deviations_A: dict[str, NDArray[np.float64]]
+    frames_per_window: int
+    end_ps: float
+
+    def survival(self, threshold_A: float) -> Survival:
+        """Stable until the first window in which any pair deviates by more than the threshold."""
+        worst = np.max(np.stack(list(self.deviations_A.values())), axis=0)
+        broken = np.flatnonzero(~(worst <= threshold_A))
+        if len(broken):
+            first = int(broken[0])
+            return Survival(
+                time_ps=float(self.times_ps[first]),
+                broke=True,
+                n_stable_frames=first * self.frames_per_window,
+            )
+        n_frames = len(worst) * self.frames_per_window
+        return Survival(time_ps=self.end_ps, broke=False, n_stable_frames=n_frames)
+
+
+def window_deviations(
+    chunks: Iterable[Trajectory],
+    pairs: Sequence[AtomPairs],
+    references: Sequence[NDArray[np.float64]],
+    *,
+    r_max_A: float,
+    mode: str,
+    window_ps: float = WINDOW_PS,
+) -> WindowDeviations:
+    """Deviation of the RDFs of consecutive windows from the reference.
+
+    int |<RDF> - <RDF_t>_(t = T..T + tau)| dr > threshold        (paper, eq. 8)
+
+    Windows follow one another without overlap; frames after the last whole one are left out.
+
+    Args:
+        chunks: of a periodic trajectory, in order.
+        pairs: groups of atoms.
+        references: for each pair g(r) (n_bins,).
+        r_max_A: upper edge of the last bin, A.
+        mode: ``paper`` or ``mdsim``, that of the references.
+        window_ps: tau.
+
+    Raises:
+        MetricError: no cell, no window is whole, or the window is shorter than a frame interval.
+    """
+    times: list[float] = []
+    series: dict[str, list[float]] = {pair.label: [] for pair in pairs}
+    held: list[Trajectory] = []
+    n_window, end_ps = 0, 0.0
+    for chunk in chunks:
+        if not n_window:
+            n_window = round(window_ps / chunk.frame_interval_ps)
+            if n_window < 1:
+                raise MetricError(
+                    f"window {window_ps:g} ps; frames are {chunk.frame_interval_ps:g} ps apart, give a longer one"
+                )
+        for frame in range(chunk.n_frames):
+            held.append(_frame(chunk, frame))
+            if len(held) < n_window:
+                continue
+            times.append(held[0].first_frame_ps)
+            end_ps = held[-1].first_frame_ps
+            values = _deviations(_joined(held), pairs, references, r_max_A=r_max_A, mode=mode)
+            for pair, value in zip(pairs, values, strict=True):
+                series[pair.label].append(value)
+            held = []
+    if not times:
+        raise MetricError(f"{len(held)} frames; a window of {window_ps:g} ps wants {n_window}")
+    return WindowDeviations(
+        times_ps=np.array(times),
+        deviations_A={label: np.array(values) for label, values in series.items()},
+        frames_per_window=n_window,
+        end_ps=end_ps,
+    )
+
+
+def _frame(chunk: Trajectory, frame: int) -> Trajectory:
+    boxes = chunk.box_vectors_nm
+    return Trajectory(
+        positions_nm=chunk.positions_nm[frame : frame + 1],
+        box_vectors_nm=None if boxes is None else boxes[frame : frame + 1],
+        atomic_numbers=chunk.atomic_numbers,
+        frame_interval_ps=chunk.frame_interval_ps,
+        first_frame_ps=chunk.first_frame_ps + frame * chunk.frame_interval_ps,
+        source=chunk.source,
+    )
+
+
+def _joined(frames: Sequence[Trajectory]) -> Trajectory:
+    boxes = [frame.box_vectors_nm for frame in frames if frame.box_vectors_nm is not None]
+    return Trajectory(
+        positions_nm=np.concatenate([frame.positions_nm for frame in frames]),
+        box_vectors_nm=np.concatenate(boxes) if boxes else None,
+        atomic_numbers=frames[0].atomic_numbers,
+        frame_interval_ps=frames[0].frame_interval_ps,
+        first_frame_ps=frames[0].first_frame_ps,
+        source=frames[0].source,
+    )
+
+
+def _deviations(
+    window: Trajectory,
+    pairs: Sequence[AtomPairs],
+    references: Sequence[NDArray[np.float64]],
+    *,
+    r_max_A: float,
+    mode: str,
+) -> list[float]:
+    if not np.isfinite(window.positions_nm).all():
+        return [np.inf] * len(pairs)
+    found = compute_rdf(window, pairs, r_max_A=r_max_A, n_bins=len(references[0]), mode=mode)
+    return [rdf_mae(rdf.g_r, expected, rdf.edges_A) for rdf, expected in zip(found, references, strict=True)]
