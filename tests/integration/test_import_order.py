@@ -22,7 +22,7 @@ def run(code, *arguments):
     """Run Python code with warnings as errors, as the tests themselves are."""
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return result

@@ -342,7 +342,7 @@ def test_the_exported_folder_runs_in_plain_openmm(schnet, ethanol, positions, tm
     blocked = "import sys; sys.modules['openmm_mlbench'] = None; import runpy; runpy.run_path(sys.argv[1])"
     result = subprocess.run(
         [sys.executable, "-c", blocked, str(script)],
-        cwd=tmp_path / "elsewhere", capture_output=True, text=True, timeout=300, check=False,
+        cwd=tmp_path / "elsewhere", capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = float(result.stdout.splitlines()[-1].split()[0])
