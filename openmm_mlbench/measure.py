@@ -374,3 +374,229 @@ def _window(text: str) -> tuple[float, float]:
     if not 0 <= first < last:
         raise MetricError(f"fit {text!r}; wanted the earlier time first, like 10ps:50ps")
     return first, last
+
+
+@app.command()
+def stability(
+    topology: TopologyOption = None,
+    trajectory: TrajectoryOption = None,
+    frame_interval: IntervalOption = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Watch RDFs of these pairs, O-O,H-H,O-H, in windows; bond lengths if not given."),
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(help="Largest deviation, A; 0.5 for bonds, 3 for RDFs (1 for LiPS) if not given."),
+    ] = None,
+    window: Annotated[str, typer.Option(help="Length of a window of RDFs, with its unit.")] = "1ps",
+    r_max: Annotated[str, typer.Option(help="RDFs: end of the last bin, A.")] = "6",
+    bins: Annotated[int, typer.Option(help="RDFs: number of equal bins from 0.")] = 500,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    reference: ReferenceOption = None,
+    reference_interval: ReferenceIntervalOption = None,
+    mode: ModeOption = "paper",
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """How long the system stays physical, by its bonds or by RDFs of short windows."""
+    from openmm_mlbench.metrics.rdf_stability import WATER_THRESHOLD
+    from openmm_mlbench.stability_measurement import (
+        BOND_THRESHOLD_A,
+        measure_bond_stability,
+        measure_rdf_stability,
+    )
+
+    source = _source(topology, trajectory, frame_interval, start, stop)
+    known = _reference(reference, reference_interval, source)
+    limit = None if threshold is None else parse_length(threshold, "threshold")
+    if limit is not None and limit <= 0:
+        raise MetricError(f"threshold {threshold!r}; wanted a length above zero, like 0.5A")
+    if pairs is None:
+        measured = measure_bond_stability(source, threshold_A=limit or BOND_THRESHOLD_A, reference=known)
+    else:
+        measured = measure_rdf_stability(
+            source,
+            source.topology.pairs(pairs),
+            r_max_A=parse_length(r_max, "r_max"),
+            n_bins=bins,
+            mode=mode,
+            threshold_A=limit or WATER_THRESHOLD,
+            window_ps=parse_time(window, "window"),
+            reference=known,
+        )
+    _finish(measured, json, plot)
+
+
+@app.command("free-energy")
+def free_energy(
+    topology: TopologyOption = None,
+    trajectory: TrajectoryOption = None,
+    frame_interval: IntervalOption = None,
+    phi: Annotated[
+        str | None, typer.Option(help="Four 0-based atom indices, 4,6,8,14; with --trajectory.")
+    ] = None,
+    psi: Annotated[str | None, typer.Option(help="Four 0-based atom indices; with --trajectory.")] = None,
+    hills: Annotated[
+        list[Path] | None, typer.Option(help="HILLS file of PLUMED; again for each further replica.")
+    ] = None,
+    colvar: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="COLVAR file with metad.rbias, or with metad.bias and --hills; again for each replica."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="K; mode mdsim always takes k_B T = 2.49 kJ/mol.")
+    ] = 300.0,
+    bins: Annotated[int, typer.Option(help="Grid points along each angle.")] = 60,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="fes.dat, HILLS or COLVAR of PLUMED, or an unbiased trajectory, to compare with."),
+    ] = None,
+    reference_interval: ReferenceIntervalOption = None,
+    fes: Annotated[Path | None, typer.Option(help="Write the surface here as PLUMED's fes.dat.")] = None,
+    mode: ModeOption = "paper",
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Free energy along two dihedrals, from hills, from a COLVAR by reweighting, or from an unbiased trajectory."""
+    from openmm_mlbench import free_energy_measurement as work
+    from openmm_mlbench.measurements import Source
+    from openmm_mlbench.metrics.free_energy import write_fes
+
+    kT = work.kT_of(temperature, mode)
+    angles: list[Any] = []
+    source = None
+    inputs: dict[str, Any] = {}
+    if colvar or hills:
+        if trajectory:
+            raise MetricError("both a trajectory and files of PLUMED were given; give one of them")
+        paths = colvar or hills or []
+        of_runs: list[Path | None] = [*hills] if colvar and hills else [None] * len(paths)
+        if len(of_runs) != len(paths):
+            raise MetricError(
+                f"{len(of_runs)} HILLS for {len(paths)} COLVAR files; give one for each, in order"
+            )
+        start_ps = parse_time(start, "start")
+        surfaces = [
+            work.surface_from_plumed(path, n_bins=bins, kT=kT, start_ps=start_ps, hills=of_run)
+            for path, of_run in zip(paths, of_runs, strict=True)
+        ]
+    else:
+        source = _source(topology, trajectory, frame_interval, start, stop)
+        quads = _quadruplets(phi, psi)
+        surfaces, angles = work.surface_from_trajectory(source, quads, n_bins=bins, kT=kT)
+        inputs = source.inputs() | {"phi": quads[0], "psi": quads[1]}
+    known = None
+    if reference is not None and reference.suffix.lower() in {".dcd", ".xtc", ".nc", ".ncdf", ".netcdf"}:
+        if source is None:
+            source = _source(topology, [reference], reference_interval or frame_interval, "0ps", None)
+            of_reference: Source | Path | None = source
+        else:
+            of_reference = _reference(reference, reference_interval, source)
+        assert isinstance(of_reference, Source)
+        known = work.surface_from_trajectory(of_reference, _quadruplets(phi, psi), n_bins=bins, kT=kT)[0][0]
+    elif reference is not None:
+        known = work.surface_from_plumed(reference, n_bins=bins, kT=kT)
+    if fes is not None:
+        if len(surfaces) > 1:
+            raise MetricError(f"{len(surfaces)} replicas have a surface each; write --fes of one at a time")
+        write_fes(fes, surfaces[0].surface)
+    inputs["temperature_K"] = temperature
+    measured = work.measure_free_energy(
+        surfaces, kT=kT, mode=mode, inputs=inputs, reference=known, angles=angles
+    )
+    _finish(measured, json, plot)
+
+
+def _quadruplets(phi: str | None, psi: str | None) -> list[list[int]]:
+    if phi is None or psi is None:
+        raise MetricError("no dihedrals; give four 0-based atom indices each: --phi 4,6,8,14 --psi 6,8,14,16")
+    quads = []
+    for name, text in (("phi", phi), ("psi", psi)):
+        words = text.split(",")
+        if len(words) != 4 or not all(word.strip().isdecimal() for word in words):
+            raise MetricError(f"{name} {text!r}; wanted four 0-based atom indices, like 4,6,8,14")
+        quad = [int(word) for word in words]
+        if len(set(quad)) != 4:
+            raise MetricError(f"{name} {text!r}; wanted four different indices")
+        quads.append(quad)
+    return quads
+
+
+def _read_log(log: Path | None, interval: str | None, start: str, stop: str | None) -> Any:
+    from openmm_mlbench.log_measurements import read_any_log
+
+    if log is None:
+        raise MetricError("no log; a DCD has no energies: give the simulation's with --log log.csv")
+    return read_any_log(
+        log,
+        frame_interval_ps=None if interval is None else parse_time(interval, "frame interval"),
+        start_ps=parse_time(start, "start"),
+        stop_ps=None if stop is None else parse_time(stop, "stop"),
+    )
+
+
+LogOption = Annotated[
+    Path | None, typer.Option(help="log.csv of a run, or a CSV of OpenMM's StateDataReporter. Required.")
+]
+RowsOption = Annotated[
+    str | None, typer.Option(help="Time between rows with its unit, for a log without a column of times.")
+]
+UnusedTrajectoryOption = Annotated[
+    list[Path] | None, typer.Option(help="Not needed: a trajectory has no energies.")
+]
+
+
+@app.command()
+def drift(
+    log: LogOption = None,
+    topology: Annotated[Path | None, typer.Option(help="Structure, for the number of atoms.")] = None,
+    atoms: Annotated[int | None, typer.Option(help="Number of atoms, instead of --topology.")] = None,
+    trajectory: UnusedTrajectoryOption = None,  # noqa: ARG001 - the same call may measure every observable
+    frame_interval: RowsOption = None,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Drift of the total energy of an NVE run, per atom and ps, apart from its oscillation."""
+    from openmm_mlbench.log_measurements import measure_drift
+    from openmm_mlbench.selections import load_topology
+
+    columns = _read_log(log, frame_interval, start, stop)
+    if atoms is None:
+        if topology is None:
+            raise MetricError("no number of atoms; give --topology FILE.pdb or --atoms")
+        atoms = load_topology(topology).n_atoms
+    if atoms < 1:
+        raise MetricError(f"{atoms} atoms; wanted one or more")
+    _finish(measure_drift(columns, atoms), json, plot)
+
+
+@app.command()
+def temperature(
+    log: LogOption = None,
+    topology: Annotated[Path | None, typer.Option(help="Structure, for 3 N - 3 degrees of freedom.")] = None,
+    dof: Annotated[
+        int | None,
+        typer.Option(help="Degrees of freedom; from kinetic energy and temperature in the log if not given."),
+    ] = None,
+    trajectory: UnusedTrajectoryOption = None,  # noqa: ARG001 - the same call may measure every observable
+    frame_interval: RowsOption = None,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Mean temperature, and its fluctuation against the canonical one."""
+    from openmm_mlbench.log_measurements import measure_temperature
+    from openmm_mlbench.selections import load_topology
+
+    columns = _read_log(log, frame_interval, start, stop)
+    n_atoms = None if topology is None else load_topology(topology).n_atoms
+    _finish(measure_temperature(columns, n_atoms, dof), json, plot)

@@ -20,6 +20,8 @@ CHUNK_BYTES = 16 * 2**20
 _HEAD_BYTES = 4096
 # mdtraj has no time step to put into a DCD header and writes 1.
 _UNSTATED_DELTA = 1.0
+# Others write a constant that no simulation has as its time step.
+_SHORTEST_PS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +200,8 @@ def _look_at_dcd(path: Path, numbers: NDArray[np.int64], interval_ps: float) -> 
         )
     (delta,) = struct.unpack_from("<f", head, 8 + 9 * 4)
     stated_ps = 0.0 if delta == _UNSTATED_DELTA else header.interval_steps * header.timestep_ps
+    if stated_ps < _SHORTEST_PS:
+        stated_ps = 0.0
     _check_interval(path, stated_ps, interval_ps)
     first = header.first_step / header.interval_steps if stated_ps > 0 else 0.0
     has_cell = header.has_cell and n_whole > 0 and _first_cell(path, header)[0] > 0

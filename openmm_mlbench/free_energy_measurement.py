@@ -1,0 +1,307 @@
+"""Free energies from PLUMED's files or trajectories, as measurements."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.errors import MetricError
+from openmm_mlbench.measurements import Measured, Source, curve
+from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
+from openmm_mlbench.metrics.dihedrals import basin_fractions, compute_dihedrals
+from openmm_mlbench.metrics.floors import (
+    N_BLOCKS,
+    Floor,
+    noise_floor,
+    score_with_jackknife,
+    segment_of_frames,
+)
+from openmm_mlbench.metrics.free_energy import (
+    DEFINITION,
+    UNVISITED,
+    FreeEnergySurface,
+    angle_histogram,
+    frame_weights,
+    free_energy,
+    grid_points,
+    hills_of,
+    plot_profile,
+    profile_mae,
+    read_plumed,
+    surface_from_hills,
+    surface_of,
+    thermal_energy,
+)
+from openmm_mlbench.metrics.rdf import check_mode
+from openmm_mlbench.results import Curve, Measurement, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of a metadynamics run, while its bias still grows fast.
+SKIPPED_SHARE = 0.1
+UNIT = "kJ/mol rad"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledSurface:
+    """A surface with the sums behind it, where it comes from frames.
+
+    Args:
+        surface: F.
+        segments: (n_segments, n_bins, n_bins) weights; None where it comes from hills or a file.
+        n_frames: frames or hills behind it; None where unknown.
+        length_ps: of the trajectory; None where it comes from hills or a file.
+        note: how it was made.
+    """
+
+    surface: FreeEnergySurface
+    segments: NDArray[np.float64] | None = None
+    n_frames: int | None = None
+    length_ps: float | None = None
+    note: str = ""
+
+
+def from_frames(
+    angles_rad: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
+    *,
+    n_bins: int,
+    kT: float,
+    names: tuple[str, str],
+    source: str,
+    length_ps: float | None,
+    note: str = "",
+) -> SampledSurface:
+    """Histogram of frames in segments of consecutive ones, and its free energy."""
+    owners = segment_of_frames(len(angles_rad), 20 * N_BLOCKS)
+    segments = np.stack(
+        [
+            angle_histogram(
+                angles_rad[owners == s], None if weights is None else weights[owners == s], n_bins
+            )
+            for s in range(int(owners[-1]) + 1)
+        ]
+    )
+    surface = FreeEnergySurface(F=free_energy(segments.sum(axis=0), kT), names=names, source=source)
+    return SampledSurface(
+        surface=surface, segments=segments, n_frames=len(angles_rad), length_ps=length_ps, note=note
+    )
+
+
+def surface_from_trajectory(
+    source: Source, quads: Sequence[Sequence[int]], *, n_bins: int, kT: float
+) -> tuple[list[SampledSurface], list[NDArray[np.float64]]]:
+    """Surfaces of unbiased replicas, and their angles (n_frames, 2)."""
+    atoms, inverse = np.unique(np.asarray(quads, dtype=np.int64), return_inverse=True)
+    if atoms.min() < 0 or atoms.max() >= source.topology.n_atoms:
+        raise MetricError(
+            f"dihedral atoms {atoms.tolist()}; wanted 0-based indices below {source.topology.n_atoms}"
+        )
+    surfaces: list[SampledSurface] = []
+    series: list[NDArray[np.float64]] = []
+    for file in source.files:
+        parts = [
+            compute_dihedrals(chunk.positions_nm, inverse.reshape(-1, 4), chunk.box_vectors_nm)
+            for chunk in source.chunks(file, atoms)
+        ]
+        angles = np.concatenate(parts)
+        series.append(angles)
+        surfaces.append(
+            from_frames(
+                angles,
+                None,
+                n_bins=n_bins,
+                kT=kT,
+                names=("phi", "psi"),
+                source=str(file.path),
+                length_ps=source.length_ps(file),
+                note="unbiased trajectory",
+            )
+        )
+    return surfaces, series
+
+
+def surface_from_plumed(
+    path: Path, *, n_bins: int, kT: float, start_ps: float = 0.0, hills: Path | None = None
+) -> SampledSurface:
+    """A surface from a HILLS file, a COLVAR file (with the HILLS of the same run if at hand) or a fes.dat."""
+    table = read_plumed(path)
+    if table.kind == "surface":
+        return SampledSurface(surface=surface_of(table), note="surface as given")
+    if table.kind == "hills":
+        summed = surface_from_hills(hills_of(table), n_bins)
+        return SampledSurface(surface=summed, n_frames=len(table.rows), note="minus the sum of the hills")
+    of_run = None if hills is None else hills_of(read_plumed(hills))
+    names = of_run.names if of_run is not None else (table.fields[1], table.fields[2])
+    weights, how = frame_weights(table, kT, of_run)
+    times = table["time"]
+    first = start_ps if start_ps > 0 else times[0] + SKIPPED_SHARE * (times[-1] - times[0])
+    used = times >= first - 1e-9
+    if not used.any():
+        raise MetricError(f"{path}: no row from {first:g} ps on; the last is at {times[-1]:g} ps")
+    return from_frames(
+        np.stack([table[name] for name in names], axis=1)[used],
+        weights[used],
+        n_bins=n_bins,
+        kT=kT,
+        names=(names[0], names[1]),
+        source=str(path),
+        length_ps=None,
+        note=f"{how}, from {first:g} ps on",
+    )
+
+
+def measure_free_energy(
+    surfaces: Sequence[SampledSurface],
+    *,
+    kT: float,
+    mode: str,
+    inputs: dict[str, Any],
+    reference: SampledSurface | None = None,
+    angles: Sequence[NDArray[np.float64]] = (),
+) -> Measured:
+    """Profiles along both angles, and their MAE against a reference.
+
+    Args:
+        surfaces: one for each replica.
+        kT: kJ/mol.
+        mode: ``paper`` or ``mdsim``.
+        inputs: for the JSON.
+        reference: to compare with.
+        angles: of unbiased replicas, for the share of time in each basin.
+    """
+    check_mode(mode)
+    n_bins = surfaces[0].surface.n_bins
+    if reference is not None and reference.surface.n_bins != n_bins:
+        raise MetricError(
+            f"{reference.surface.source}: the reference has {reference.surface.n_bins} bins, the measurement {n_bins}; "
+            "use the same --bins"
+        )
+    results: list[Result] = []
+    curves: dict[str, Curve] = {}
+    for axis, name in enumerate(("phi", "psi")):
+        results += _mae_results(surfaces, axis, name, kT=kT, mode=mode, reference=reference)
+        profiles = [one.surface.profile(axis, kT) for one in surfaces]
+        for i, profile in enumerate(profiles):
+            label = f"F_{name}" if len(profiles) == 1 else f"F_{name} replica {i}"
+            curves[label] = curve(grid_points(n_bins), profile, "rad", "kJ/mol")
+        if reference is not None:
+            curves[f"reference F_{name}"] = curve(
+                grid_points(n_bins), reference.surface.profile(axis, kT), "rad", "kJ/mol"
+            )
+    if len(angles) == 1:
+        for axis, name in enumerate(("phi", "psi")):
+            results += basin_fractions(name, angles[0][:, axis])
+    measurement = Measurement(
+        observable="free_energy",
+        mode=mode,
+        definition=f"{DEFINITION[mode]} {UNVISITED[0].upper()}{UNVISITED[1:]}.",
+        inputs=inputs
+        | {
+            "kT_kJ_mol": kT,
+            "n_bins": n_bins,
+            "from": [one.surface.source for one in surfaces],
+            "method": surfaces[0].note,
+            "reference": None if reference is None else reference.surface.source,
+        },
+        results=results,
+        curves=curves,
+    )
+
+    def draw(ax: "Axes") -> None:
+        for axis in (0, 1):
+            colour = f"C{axis}"
+            for i, one in enumerate(surfaces):
+                label = ("phi", "psi")[axis] if i == 0 else None
+                plot_profile(one.surface, kT, axis, ax, color=colour, label=label)
+            if reference is not None:
+                plot_profile(reference.surface, kT, axis, ax, color=colour, ls="--", lw=1)
+        ax.set(xlabel="angle / rad", title="" if reference is None else "dashed: reference")
+        ax.legend()
+
+    return Measured(measurement=measurement, draw=draw)
+
+
+def _mae_results(
+    surfaces: Sequence[SampledSurface],
+    axis: int,
+    name: str,
+    *,
+    kT: float,
+    mode: str,
+    reference: SampledSurface | None,
+) -> list[Result]:
+    known = [one.n_frames for one in surfaces if one.n_frames is not None]
+    n_frames = sum(known) if known else None
+    results = []
+    for align, ending in (("minimum", ""), ("mean", "_mean_aligned")):
+        label = f"F_{name}_mae{ending}"
+        if reference is None:
+            note = "no reference was given: --reference"
+            results.append(Result(name=label, status="no_reference", unit=UNIT, n_frames=n_frames, note=note))
+            continue
+        expected = reference.surface.profile(axis, kT)
+        estimates = [_estimate(one, axis, expected, kT=kT, mode=mode, align=align) for one in surfaces]
+        floor = _floor(reference, surfaces, axis, kT=kT, mode=mode, align=align)
+        unvisited = sum(int(np.isinf(one.surface.profile(axis, kT)).sum()) for one in surfaces)
+        notes = join_notes(
+            f"{align}-aligned",
+            f"{unvisited} bins never visited" if unvisited else "",
+            f"floor: {floor.note}" if floor is not None else "no floor: the reference is not a trajectory",
+        )
+        results.append(
+            result_over_replicas(
+                label,
+                UNIT,
+                estimates,
+                floor=None if floor is None else floor.value,
+                n_frames=n_frames,
+                note=notes,
+            )
+        )
+    return results
+
+
+def _estimate(
+    one: SampledSurface, axis: int, expected: NDArray[np.float64], *, kT: float, mode: str, align: str
+) -> Estimate:
+    def score(sums: NDArray[np.float64]) -> float:
+        return profile_mae(free_energy(sums.sum(axis=1 - axis), kT), expected, mode=mode, align=align)
+
+    if one.segments is None:
+        value = profile_mae(one.surface.profile(axis, kT), expected, mode=mode, align=align)
+        note = (
+            "one run of metadynamics has no standard error of its own: give --hills of several, or its COLVAR"
+        )
+        return Estimate(value=value, stderr=None, n=one.n_frames or 1, note=note if one.n_frames else "")
+    return score_with_jackknife(one.segments, score, one.n_frames or 0)
+
+
+def _floor(
+    reference: SampledSurface,
+    surfaces: Sequence[SampledSurface],
+    axis: int,
+    *,
+    kT: float,
+    mode: str,
+    align: str,
+) -> Floor | None:
+    lengths = [one.length_ps for one in surfaces if one.length_ps is not None]
+    if reference.segments is None or reference.length_ps is None or not lengths:
+        return None
+
+    def distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        one, other = (free_energy(sums.sum(axis=1 - axis), kT) for sums in (a, b))
+        return profile_mae(one, other, mode=mode, align=align)
+
+    return noise_floor(reference.segments, float(np.mean(lengths)), reference.length_ps, distance)
+
+
+def kT_of(temperature_K: float, mode: str) -> float:  # noqa: N802 - kT is the symbol
+    """Thermal energy, kJ/mol, after a check of the mode."""
+    check_mode(mode)
+    return thermal_energy(temperature_K, mode)
