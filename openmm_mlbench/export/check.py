@@ -18,6 +18,7 @@ from openmm_mlbench.export.ahead_of_time import specialise
 from openmm_mlbench.export.archive import Archive
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
+from openmm_mlbench.units import BOLTZMANN_KJMOL_K
 
 # Largest relative difference by dtype of the network: rounding of sums over some hundred terms.
 TOLERANCES = {"float32": 2e-5, "float64": 1e-10}
@@ -60,9 +61,11 @@ class _Checker:
         self.eager = self._with_numbers(archive.load_eager(), self.numbers)
         self.energy, self.forces = self.eager(self.positions)
         self.force_size = float(self.forces.abs().max())
-        # Energies are compared on the scale of the interaction, not of the reference energy.
+        # Energies are compared on the scale of the interaction, not of the reference energy.  Where
+        # the atoms' contributions cancel, the scale is their thermal energy at 300 K.
         reference = self.eager.reference[self.numbers].sum() * self.eager.kjmol_per_ev
-        self.energy_size = max(float((self.energy - reference).abs()), 1.0)
+        thermal = len(self.numbers) * 300.0 * BOLTZMANN_KJMOL_K
+        self.energy_size = max(float((self.energy - reference).abs()), thermal)
         self.tolerance = TOLERANCES[self.card.dtype]
 
     @staticmethod
