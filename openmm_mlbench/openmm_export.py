@@ -14,19 +14,17 @@ if TYPE_CHECKING:
     from openmm_mlbench.protocol import Protocol
 
 # torch must come first, and libraries that OpenMM could not load before it are loaded again.
-SCRIPT = """import glob, os
-import torch, openmmtorch  # in this order
-from openmm import Platform, XmlSerializer, app, unit, version
-
-torch.jit.set_fusion_strategy([])
-for library in glob.glob(os.path.join(version.openmm_library_path, "plugins", "libOpenMMTorch*.so")):
+SCRIPT = """import os, torch, openmmtorch  # torch first, openmmtorch second
+from openmm import Platform, XmlSerializer, app, version
+os.chdir(os.path.dirname(os.path.abspath(__file__)))
+torch.jit.set_fusion_strategy([])  # else the first calls are slow and differ in the last digits
+for name in {libraries}:  # what OpenMM could not load before torch was there
+    library = os.path.join(version.openmm_library_path, "plugins", f"libOpenMMTorch{{name}}.so")
     if any(os.path.basename(library) in failure for failure in Platform.getPluginLoadFailures()):
-        try: Platform.loadPluginLibrary(library)
-        except Exception as error: print("not loaded:", error)
-read = lambda name: XmlSerializer.deserialize(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name)).read())
-pdb = app.PDBFile(os.path.join(os.path.dirname(os.path.abspath(__file__)), "topology.pdb"))
-simulation = app.Simulation(pdb.topology, read("system.xml"), read("integrator.xml"), {platform})
-simulation.context.setState(read("state.xml"))
+        Platform.loadPluginLibrary(library)
+system, integrator, state = (XmlSerializer.deserialize(open(f"{{name}}.xml").read()) for name in ("system", "integrator", "state"))
+simulation = app.Simulation(app.PDBFile("topology.pdb").topology, system, integrator, Platform.getPlatformByName("{platform}"))
+simulation.context.setState(state)
 simulation.reporters.append(app.DCDReporter("trajectory.dcd", {interval}, enforcePeriodicBox=False))
 simulation.reporters.append(app.StateDataReporter("log.csv", {interval}, step=True, potentialEnergy=True, temperature=True))
 simulation.step({steps})
@@ -109,7 +107,9 @@ def export_openmm(
     write_text(
         script,
         SCRIPT.format(
-            platform=f'Platform.getPlatformByName("{chosen.name}")',
+            platform=chosen.name,
+            # The CPU platform uses the Reference library.
+            libraries=("Reference", chosen.name) if chosen.name in ("CUDA", "OpenCL") else ("Reference",),
             interval=protocol.steps_per_frame,
             steps=protocol.n_steps(length_ps),
         ),
