@@ -192,6 +192,7 @@ def data_convert(
 
 @app.command()
 def train(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Architecture: schnet or deeppot-se.")],
     dataset: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
     out: OutOption,
@@ -256,7 +257,7 @@ def train(
         if train_frames is None
         else make_split(frames, train_frames, validation_frames, test_frames, seed)
     )
-    trainer = Trainer(chosen, frames, split, out, device=device, command=_command_line())
+    trainer = Trainer(chosen, frames, split, out, device=device, command=_command_line(context))
     with TrainingDisplay(f"{model} on {frames.name}", chosen) as display:
         best = trainer.run(resume=resume, on_epoch=display)
     print(
@@ -264,10 +265,10 @@ def train(
     )
 
 
-def _command_line() -> str:
+def _command_line(context: typer.Context) -> str:
     import shlex
 
-    return shlex.join(["openmm-mlbench", *sys.argv[1:]])
+    return shlex.join(["openmm-mlbench", *(context.obj or [])])
 
 
 @app.command()
@@ -472,8 +473,10 @@ def _one_line(error: BaseException) -> str:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: a user's mistake becomes one line and exit code 2."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return app(args=arguments)
+        # The arguments are also the context's object: what a card records as its command.
+        return app(args=given, obj=given)
     except SystemExit as stop:
         if stop.code != _INTERRUPTED:
             raise
