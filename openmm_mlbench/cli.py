@@ -72,7 +72,13 @@ def systems() -> None:
     _print_table(
         ["system", "data set", "ships", "train / validation / test", "what"],
         [
-            [e.system, e.name, "yes" if e.shipped else "no", " / ".join(map(str, e.split)), e.summary]
+            [
+                e.system,
+                e.name,
+                "yes" if e.shipped else "no",
+                " or ".join(" / ".join(map(str, sizes)) for sizes in e.splits),
+                e.summary,
+            ]
             for e in list_datasets()
         ],
     )

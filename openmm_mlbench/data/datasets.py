@@ -2,16 +2,38 @@
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from openmm_mlbench.assets import asset_path, asset_root
 from openmm_mlbench.data.frames import Frames
-from openmm_mlbench.data.readers import read_any, read_md17_npz, read_npz
+from openmm_mlbench.data.npz import NpzFile
+from openmm_mlbench.data.readers import read_any, read_extxyz, read_hdf5, read_md17_npz, read_npz
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError
 
 DATA_VARIABLE = "MLBENCH_DATA"
+CACHE_VARIABLE = "MLBENCH_CACHE"
+PLACES = ("shipped", "data", "fetched")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """One file that a data set can be read from.
+
+    Args:
+        place: ``shipped``: below systems/; ``data``: below $MLBENCH_DATA; ``fetched``: below
+            the cache of ``data fetch``, where the first part of the path is the name of the
+            official file in ``data.fetch.OFFICIAL``.
+        path: below that place, with forward slashes.
+        reader: how it is read, a key of ``READERS``.
+    """
+
+    place: str
+    path: str
+    reader: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,54 +43,109 @@ class DatasetEntry:
     Args:
         name: its name everywhere in this package.
         system: folder in systems/.
-        atomic_numbers: species in file order.
-        labels: ``md17`` or ``rmd17``, or None for a file that describes itself.
-        file: path below $MLBENCH_DATA, or below systems/ when ``shipped``.
-        shipped: whether it comes with the package.
-        split: train, validation and test frames of the default split.
+        atomic_numbers: species in the order of the frames, which is that of topology.pdb.
+        files: where it can come from; the first that is there is read.
+        splits: train, validation and test frames, largest first; the default split is the
+            first that the frames at hand are enough for.
         summary: one line for lists.
+        level_of_theory: for files that do not say.
+        source: origin and licence, for files that do not say.
+        constraints: ``none`` or ``h-bonds``, for files that do not say.
+        periodic: whether every frame has a cell.
+        interval_fs: time between frame indices, for files that do not say.
     """
 
     name: str
     system: str
     atomic_numbers: tuple[int, ...]
-    labels: str | None
-    file: str
-    shipped: bool
-    split: tuple[int, int, int]
+    files: tuple[DataFile, ...]
+    splits: tuple[tuple[int, int, int], ...]
     summary: str
+    level_of_theory: str = "unknown"
+    source: str = "unknown"
+    constraints: str = "none"
+    periodic: bool = False
+    interval_fs: float | None = None
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it comes with the package."""
+        return any(file.place == "shipped" for file in self.files)
+
+    @property
+    def split(self) -> tuple[int, int, int]:
+        """The split of the smallest file that the data set comes in."""
+        return self.splits[-1]
+
+    @property
+    def labels(self) -> str | None:
+        """``md17`` or ``rmd17`` where its files hold one of these label sets, else None."""
+        return next((file.reader for file in self.files if file.reader in {"md17", "rmd17"}), None)
+
+    @property
+    def fetched_from(self) -> str | None:
+        """Name for ``data fetch`` of the official file behind it, or None."""
+        return next((file.path.split("/")[0] for file in self.files if file.place == "fetched"), None)
+
+
+def _described(entry: DatasetEntry) -> dict[str, Any]:
+    return {
+        "interval_fs": entry.interval_fs,
+        "constraints": entry.constraints,
+        "level_of_theory": entry.level_of_theory,
+        "source": entry.source,
+    }
+
+
+# How a file of each kind becomes Frames: reader -> (endings, function of path and entry).
+READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, DatasetEntry], Frames]]] = {
+    # Made by this package: units and description inside.
+    "own": ((".npz",), lambda path, _: read_npz(path)),
+    "own-hdf5": ((".h5", ".hdf5"), lambda path, _: read_hdf5(path)),
+    "md17": ((".npz",), lambda path, entry: read_md17_npz(path, "md17", name=entry.name)),
+    "rmd17": ((".npz",), lambda path, entry: read_md17_npz(path, "rmd17", name=entry.name)),
+    "extxyz": (
+        (".xyz", ".extxyz"),
+        lambda path, entry: read_extxyz(path, name=entry.name, **_described(entry)),
+    ),
+}
 
 
 _ETHANOL = (6, 6, 8, 1, 1, 1, 1, 1, 1)
+# The paper's split of MD17, and one for the subsets of about 8,600 frames.
+_MD17_SPLITS = ((9500, 500, 10000), (950, 50, 1000))
+# The authors of rMD17 advise against training on more than 1,000 of its frames.
+_RMD17_SPLITS = ((950, 50, 1000),)
+
 DATASETS = (
     DatasetEntry(
         name="ethanol",
         system="ethanol",
         atomic_numbers=_ETHANOL,
-        labels="md17",
-        file="rmd17/ethanol.npz",
-        shipped=False,
-        split=(950, 50, 1000),
+        files=(
+            DataFile(place="data", path="rmd17/ethanol.npz", reader="md17"),
+            DataFile(place="fetched", path="md17-ethanol/md17_ethanol.npz", reader="md17"),
+        ),
+        splits=_MD17_SPLITS,
         summary="original MD17 labels, PBE+vdW-TS, 500 K",
     ),
     DatasetEntry(
         name="ethanol-rmd17",
         system="ethanol",
         atomic_numbers=_ETHANOL,
-        labels="rmd17",
-        file="rmd17/ethanol.npz",
-        shipped=False,
-        split=(950, 50, 1000),
+        files=(
+            DataFile(place="data", path="rmd17/ethanol.npz", reader="rmd17"),
+            DataFile(place="fetched", path="rmd17/rmd17/npz_data/rmd17_ethanol.npz", reader="rmd17"),
+        ),
+        splits=_RMD17_SPLITS,
         summary="revised MD17 labels, PBE/def2-SVP, 500 K",
     ),
     DatasetEntry(
         name="ethanol-gfn2",
         system="ethanol",
         atomic_numbers=_ETHANOL,
-        labels=None,
-        file="ethanol/ethanol-gfn2.npz",
-        shipped=True,
-        split=(1000, 50, 450),
+        files=(DataFile(place="shipped", path="ethanol/ethanol-gfn2.npz", reader="own"),),
+        splits=((1000, 50, 450),),
         summary="GFN2-xTB dynamics, 500 K, shipped",
     ),
 )
@@ -106,10 +183,31 @@ def data_folder() -> Path:
     return Path(variable) if variable else asset_root().parent / "shared" / "data"
 
 
+def cache_folder() -> Path:
+    """Where ``data fetch`` keeps files: $MLBENCH_CACHE, or openmm-mlbench in $XDG_CACHE_HOME or ~/.cache."""
+    variable = os.environ.get(CACHE_VARIABLE)
+    if variable:
+        return Path(variable)
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "openmm-mlbench"
+
+
+def file_path(file: DataFile) -> Path:
+    """Path of a file of a data set, which need not exist."""
+    if file.place == "shipped":
+        return asset_path("systems", *file.path.split("/"))
+    return (data_folder() if file.place == "data" else cache_folder()) / file.path
+
+
+def dataset_file(name: str) -> DataFile:
+    """The file that a named data set is read from: the first that is there, or the first of all."""
+    files = find_dataset(name).files
+    return next((file for file in files if file_path(file).is_file()), files[0])
+
+
 def dataset_path(name: str) -> Path:
     """Path of the file of a named data set, which need not exist."""
-    entry = find_dataset(name)
-    return asset_path("systems", *entry.file.split("/")) if entry.shipped else data_folder() / entry.file
+    return file_path(dataset_file(name))
 
 
 def load_dataset(
@@ -123,7 +221,8 @@ def load_dataset(
     Args:
         name_or_path: a name from ``list_datasets``, or a file.
         labels: label set of an MD17 or rMD17 file; a name implies its own.
-        path: file to read for a name, instead of the place where it is looked for.
+        path: file to read for a name, instead of the places where it is looked for; any kind
+            of file that the data set is published as, or one written by this package.
 
     Raises:
         DataError: unknown name, missing file, other molecule, or what the reader refuses.
@@ -140,31 +239,73 @@ def load_dataset(
             f"data set {text} has {entry.labels or 'its own'} labels, {labels!r} was asked for; a name stands for "
             f"one label set, choose another of {', '.join(sorted(known))}"
         )
-    found = Path(path) if path is not None else dataset_path(text)
-    if not found.is_file():
-        raise DataError(_missing(entry, found))
-    frames = read_md17_npz(found, entry.labels, name=text) if entry.labels else read_npz(found)
+    if path is None:
+        file = dataset_file(text)
+        found, reader = file_path(file), file.reader
+        if not found.is_file():
+            raise DataError(_missing(entry))
+    else:
+        found = Path(path)
+        if not found.is_file():
+            raise DataError(f"{found}: no such file; give the file of {text} with --data PATH")
+        reader = _reader_for(entry, found)
+    frames = READERS[reader][1](found, entry)
     if tuple(frames.atomic_numbers.tolist()) != entry.atomic_numbers:
         raise DataError(
-            f"{found}: atomic numbers {frames.atomic_numbers.tolist()} are not those of {text}, "
-            f"{list(entry.atomic_numbers)}; give the file of {entry.system}"
+            f"{found}: atomic numbers {_shortened(frames.atomic_numbers.tolist())} are not those of {text}, "
+            f"{_shortened(list(entry.atomic_numbers))}; give the file of {entry.system}"
         )
+    if (frames.cells is not None) != entry.periodic:
+        wanted = (
+            "periodic, but its frames have no cells"
+            if entry.periodic
+            else "not periodic, its frames have cells"
+        )
+        raise DataError(f"{found}: {text} is {wanted}; give the file of {entry.system}")
     return replace(frames, name=text)
 
 
-def _missing(entry: DatasetEntry, path: Path) -> str:
+def _shortened(numbers: list[int]) -> str:
+    if len(numbers) <= 40:
+        return str(numbers)
+    return f"[{', '.join(map(str, numbers[:12]))}, ... {len(numbers)} in all]"
+
+
+def _reader_for(entry: DatasetEntry, path: Path) -> str:
+    """How a file given by the user for a name is read: by its ending, and whether this package wrote it."""
+    suffix = path.suffix.lower()
+    if suffix in READERS["own-hdf5"][0]:
+        return "own-hdf5"
+    if suffix == ".npz" and "meta" in NpzFile(path):
+        return "own"
+    readers = list(dict.fromkeys(file.reader for file in entry.files))
+    for reader in readers:
+        if suffix in READERS[reader][0]:
+            return reader
+    endings = sorted({ending for reader in [*readers, "own", "own-hdf5"] for ending in READERS[reader][0]})
+    raise DataError(
+        f"{path}: ending {suffix!r} is no file of {entry.name}; wanted one of {', '.join(endings)}"
+    )
+
+
+def _missing(entry: DatasetEntry) -> str:
+    path = file_path(entry.files[0])
     if entry.shipped:
         return f"{path}: no such file, though it ships with the package; run `openmm-mlbench data generate {entry.system}`"
-    return (
-        f"data set {entry.name} is not at {path}; give its file with --data PATH or set {DATA_VARIABLE} to the folder "
-        f"that holds {entry.file} (MD17 or rMD17 npz, kcal/mol)"
-    )
+    fetch = f"run `openmm-mlbench data fetch {entry.name}`, " if entry.fetched_from else ""
+    ours = [file for file in entry.files if file.place == "data"]
+    folder = f" or set {DATA_VARIABLE} to the folder that holds {ours[0].path}" if ours else ""
+    return f"data set {entry.name} is not at {path}; {fetch}give its file with --data PATH{folder}"
 
 
 def default_split(name: str, frames: Frames) -> Split:
     """The split that results in this package refer to, seed 0.
 
+    A data set that exists in several sizes has a split for each: the largest that fits is taken.
+
     Raises:
         DataError: the data set is not known by name, or has too few frames.
     """
-    return make_split(frames, *find_dataset(name).split, seed=0)
+    splits = find_dataset(name).splits
+    sizes = next((sizes for sizes in splits if sum(sizes) <= frames.n_frames), splits[-1])
+    return make_split(frames, *sizes, seed=0)
