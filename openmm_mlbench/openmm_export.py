@@ -87,7 +87,12 @@ def export_openmm(
     _check_temporary_space(potential.archive.path.stat().st_size)
     seed = protocol.seed if seed is None else seed
     pdb = app.PDBFile(str(protocol.structure_path))
-    system = potential.create_system(pdb.topology, driver="torchforce")
+    if protocol.metadynamics is not None:
+        raise SimulationError(
+            f"protocol {protocol.name} has metadynamics, which this script cannot carry; run it with `openmm-mlbench simulate`"
+        )
+    constraints = {"none": None, "h-bonds": app.HBonds}[protocol.constraints]
+    system = potential.create_system(pdb.topology, constraints=constraints, driver="torchforce")
     integrator = protocol.make_integrator(integrator_seed(seed, 0))
     chosen = choose_platform(platform, system)
     masses = np.array(
@@ -98,6 +103,9 @@ def export_openmm(
     )
     context.setPositions(positions_nm)
     context.setVelocities(draw_velocities(masses, protocol.temperature_K, velocity_generator(seed, 0)))
+    if system.getNumConstraints():
+        context.applyConstraints(integrator.getConstraintTolerance())
+        context.applyVelocityConstraints(integrator.getConstraintTolerance())
     state = context.getState(positions=True, velocities=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "system.xml", openmm.XmlSerializer.serialize(system))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 from openmm_mlbench.errors import PotentialError
+from openmm_mlbench.units import NM_PER_ANGSTROM
 
 if TYPE_CHECKING:
     import openmm
@@ -51,10 +52,17 @@ class MLBenchPotentialImpl(MLPotentialImpl):
         system: "openmm.System",
         atoms: Iterable[int] | None,
         forceGroup: int,
+        constraints: Any = None,
         driver: str = "auto",
         evaluation: str = "auto",
     ) -> None:
         """OpenMM-ML calls this with the keywords of ``createSystem``."""
+        if atoms is None:
+            for i, j, length_A in self.potential.constraints(topology, constraints):
+                system.addConstraint(i, j, length_A * NM_PER_ANGSTROM)
+        else:
+            atoms = list(atoms)
+            self.potential.check_rigid_bonds(system, atoms)
         # Not add_to: to interpolate, OpenMM-ML collects the forces in a System without particles.
         system.addForce(
             self.potential.create_force(

@@ -21,6 +21,7 @@ from openmm_mlbench.export.card import Card
 from openmm_mlbench.forces.drivers import make_force
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
+from openmm_mlbench.units import NM_PER_ANGSTROM
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -120,16 +121,19 @@ class Potential:
             evaluation: see :meth:`module`.
 
         Raises:
-            PotentialError: an element, the box or an index does not fit.
+            PotentialError: an element, the box or an index does not fit, or a bond is free that
+                was rigid in the model's training data.
         """
         n_particles, n_atoms = system.getNumParticles(), topology.getNumAtoms()
         if n_particles != n_atoms:
             raise PotentialError(
                 f"the System has {n_particles} particles, the topology {n_atoms} atoms; give the pair that belongs together"
             )
+        chosen = None if atoms is None else list(atoms)
         force = self.create_force(
-            topology, atoms, force_group=force_group, driver=driver, evaluation=evaluation
+            topology, chosen, force_group=force_group, driver=driver, evaluation=evaluation
         )
+        self.check_rigid_bonds(system, chosen)
         system.addForce(force)
         return force
 
@@ -183,7 +187,8 @@ class Potential:
 
         Args:
             topology: elements, box if periodic, and bonds where hydrogenMass needs them.
-            constraints: None; the labels of the model must have been made the same way.
+            constraints: None or ``app.HBonds``, whichever the labels of the model were made with;
+                the lengths are those of its training data.
             removeCMMotion: add a CMMotionRemover.
             hydrogenMass: mass of hydrogens, taken from the atom each is bonded to.
             driver: ``torchforce``, ``pythonforce`` or ``auto``.
@@ -192,7 +197,7 @@ class Potential:
         Raises:
             PotentialError: an element, the box or the constraints do not fit the model.
         """
-        self._check_constraints(constraints)
+        constrained = self.constraints(topology, constraints)
         system = openmm.System()
         for atom in topology.atoms():
             if atom.element is None:
@@ -211,6 +216,8 @@ class Potential:
                 ) from error
         if hydrogenMass is not None:
             _move_mass_to_hydrogens(system, topology, hydrogenMass)
+        for i, j, length_A in constrained:
+            system.addConstraint(i, j, length_A * NM_PER_ANGSTROM)
         self.add_to(system, topology, driver=driver, evaluation=evaluation)
         if removeCMMotion:
             system.addForce(openmm.CMMotionRemover())
@@ -245,17 +252,67 @@ class Potential:
                 f"{self.card.cutoff_A:g} A; are the box vectors in nm?"
             )
 
-    def _check_constraints(self, constraints: Any) -> None:
-        trained = self.card.trained_on.constraints
-        if trained == "none" and constraints is not None:
+    def constraints(self, topology: app.Topology, asked: Any) -> list[tuple[int, int, float]]:
+        """Constraints that the model needs on this topology.
+
+        Args:
+            topology: must be that of the training data where these had constraints.
+            asked: None or ``app.HBonds``.
+
+        Returns:
+            Atoms and length (A) of every rigid bond.
+
+        Raises:
+            PotentialError: not what the labels of the model were made with.
+        """
+        trained = self.card.trained_on
+        if trained.constraints == "none":
+            if asked is not None:
+                raise PotentialError(
+                    f"{self.id} was trained on flexible hydrogens, constraints={asked} was asked for; use "
+                    "constraints=None and at most 1 fs, or a model trained on constrained data"
+                )
+            return []
+        if asked is not app.HBonds:
             raise PotentialError(
-                f"{self.id} was trained on flexible hydrogens, constraints={constraints} was asked for; use constraints=None "
-                "and at most 1 fs, or a model trained on constrained data"
+                f"{self.id} was trained with rigid bonds to hydrogen, so nothing holds these bonds but constraints; "
+                f"constraints={asked} was asked for, use constraints=HBonds and up to 2 fs, or a model of flexible data"
             )
-        if trained != "none":
+        numbers = [atom.element.atomic_number if atom.element else 0 for atom in topology.atoms()]
+        if numbers != self.card.example_atomic_numbers:
             raise PotentialError(
-                f"{self.id} was trained with {trained} constraints, whose labels hold no restoring force along these bonds; "
-                "running such models is not supported by this version"
+                f"{self.id} knows the lengths of rigid bonds for its own {len(self.card.example_atomic_numbers)} atoms in "
+                f"their order only, the topology has {len(numbers)} atoms or another order; use the structure that it was trained on"
+            )
+        return [(int(i), int(j), float(length)) for i, j, length in trained.constraint_bonds]
+
+    def check_rigid_bonds(self, system: openmm.System, atoms: Sequence[int] | None) -> None:
+        """Raise PotentialError where a bond that the model cannot hold is free.
+
+        Args:
+            system: with its constraints.
+            atoms: places of the model's atoms in it, or None for all.
+        """
+        bonds = self.card.trained_on.constraint_bonds
+        if not bonds:
+            return
+        places = range(system.getNumParticles()) if atoms is None else atoms
+        n_own = len(self.card.example_atomic_numbers)
+        if len(places) != n_own:
+            raise PotentialError(
+                f"{self.id} was trained with rigid bonds to hydrogen of its own {n_own} atoms and cannot act on {len(places)}; "
+                "use a model of flexible data"
+            )
+        rigid = {
+            frozenset(system.getConstraintParameters(index)[:2])
+            for index in range(system.getNumConstraints())
+        }
+        free = [(i, j) for i, j, _ in bonds if {places[int(i)], places[int(j)]} not in rigid]
+        if free:
+            i, j = (int(place) for place in free[0])
+            raise PotentialError(
+                f"{self.id} was trained with rigid bonds to hydrogen, but {len(free)} of them are free in this System (first: "
+                f"its atoms {i} and {j}); add the constraints, card.trained_on.constraint_bonds has atoms and lengths in A"
             )
 
 

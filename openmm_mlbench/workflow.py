@@ -142,7 +142,9 @@ def export_checkpoint(
     recipe = Recipe.from_dict(json.loads(record["recipe"]))
     provenance = json.loads(record["provenance"])
     force_field = force_field_from_checkpoint(record)
-    trained_on = TrainedOn(**{key: provenance[key] for key in TrainedOn.__dataclass_fields__})
+    trained_on = TrainedOn(
+        **{key: provenance[key] for key in TrainedOn.__dataclass_fields__ if key in provenance}
+    )
     card = Card(
         model=recipe.model,
         hyperparameters=recipe.hyperparameters,

@@ -17,6 +17,8 @@ TINY = {
     "schnet": {"hidden": 16, "filters": 16, "interactions": 2, "gaussians": 10},
     "deeppot-se": {"embedding": (8, 16), "axis": 4, "fitting": (24, 24, 12)},
 }
+# X-H bonds of ethanol, A.
+RIGID_BONDS = [[0, 3, 1.1], [0, 4, 1.1], [1, 5, 1.09], [1, 6, 1.09], [1, 7, 1.09], [2, 8, 0.97]]
 EVERYTHING = Claims(conservative=True, rotation=True, parity=True, zero_net_force=True)
 
 
@@ -59,6 +61,7 @@ def card(model, field, hyperparameters=None, claims=EVERYTHING, dataset="ethanol
             level_of_theory=frames.level_of_theory,
             source=frames.source,
             constraints=constraints,
+            constraint_bonds=RIGID_BONDS if constraints == "h-bonds" else [],
         ),
     )
 

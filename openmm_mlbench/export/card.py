@@ -56,6 +56,8 @@ class TrainedOn:
         level_of_theory: of the labels.
         source: origin and licence of the data.
         constraints: ``none`` or ``h-bonds``.
+        constraint_bonds: ``[i, j, length in A]`` of every constrained bond, atoms as in
+            ``example_atomic_numbers``; empty without constraints.
     """
 
     dataset: str
@@ -67,9 +69,12 @@ class TrainedOn:
     level_of_theory: str
     source: str
     constraints: str
+    constraint_bonds: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_types(self)
+        if (self.constraints == "none") == bool(self.constraint_bonds):
+            raise ValueError(f"constraints {self.constraints!r} with {len(self.constraint_bonds)} bonds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from openmm_mlbench.errors import TrainingError
 from openmm_mlbench.files import atomic_path
 from openmm_mlbench.models.force_field import Batcher, ForceField
 from openmm_mlbench.models.registry import build_network
+from openmm_mlbench.topology import rigid_hydrogen_bonds
 from openmm_mlbench.training.config import Recipe
 
 LOG_COLUMNS = (
@@ -106,6 +107,14 @@ def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
         numbers = force_field.atomic_numbers.repeat(some.n_frames)
         fit_statistics(numbers, batch.pair_vectors, batch.pair_index)
     return force_field
+
+
+def _constraint_bonds(frames: Frames) -> list[list[float]]:
+    """Rigid bonds [i, j, length in A]: whoever runs the model has to hold them too."""
+    if frames.constraints == "none":
+        return []
+    bonds, lengths = rigid_hydrogen_bonds(frames.atomic_numbers, frames.positions)
+    return [[int(i), int(j), round(float(length), 6)] for (i, j), length in zip(bonds, lengths, strict=True)]
 
 
 def machine(device: torch.device) -> str:
@@ -405,6 +414,7 @@ class Trainer:
             "level_of_theory": self.frames.level_of_theory,
             "source": self.frames.source,
             "constraints": self.frames.constraints,
+            "constraint_bonds": _constraint_bonds(self.frames),
             "periodic": self.frames.cells is not None,
             "atomic_numbers": [int(number) for number in self.frames.atomic_numbers],
             "dataset_hash": self.split.dataset_hash,

@@ -182,10 +182,57 @@ def test_what_does_not_fit_is_refused(schnet, ethanol):
             call()
 
 
-def test_a_model_of_constrained_data(tmp_path, ethanol):
-    rigid = Potential.load(fresh_models.write_archive(tmp_path / "rigid.pt", constraints="h-bonds"))
-    with pytest.raises(PotentialError, match="was trained with h-bonds constraints"):
-        rigid.create_system(ethanol)
+@pytest.fixture
+def rigid(tmp_path):
+    return Potential.load(fresh_models.write_archive(tmp_path / "rigid.pt", constraints="h-bonds"))
+
+
+def constraints_of(system):
+    found = [system.getConstraintParameters(index) for index in range(system.getNumConstraints())]
+    return [[i, j, pytest.approx(length.value_in_unit(unit.angstrom))] for i, j, length in found]
+
+
+def test_a_model_of_constrained_data_runs_with_the_same_constraints(rigid, ethanol, positions):
+    system = rigid.create_system(ethanol, constraints=app.HBonds)
+    assert constraints_of(system) == fresh_models.RIGID_BONDS
+    integrator = openmm.LangevinMiddleIntegrator(300, 10, 0.001)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(positions)
+    context.applyConstraints(1e-6)
+    integrator.step(20)
+    moved = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    for i, j, length in fresh_models.RIGID_BONDS:
+        assert np.linalg.norm(moved[i] - moved[j]) == pytest.approx(length, rel=1e-4)
+
+
+def test_free_hydrogens_are_refused_for_a_model_of_constrained_data(rigid, ethanol):
+    for wrong in (None, app.AllBonds):
+        with pytest.raises(PotentialError, match="nothing holds these bonds but constraints"):
+            rigid.create_system(ethanol, constraints=wrong)
+    with pytest.raises(PotentialError, match="the topology has 18 atoms or another order"):
+        rigid.create_system(topology_of(*"CCOHHHHHH" * 2), constraints=app.HBonds)
+    system = openmm.System()
+    for atom in ethanol.atoms():
+        system.addParticle(atom.element.mass)
+    for i, j, length in fresh_models.RIGID_BONDS[:-1]:
+        system.addConstraint(int(i), int(j), length / 10)
+    with pytest.raises(
+        PotentialError, match=r"1 of them are free in this System \(first: its atoms 2 and 8\)"
+    ):
+        rigid.add_to(system, ethanol)
+    i, j, length = fresh_models.RIGID_BONDS[-1]
+    system.addConstraint(j, i, length / 10)
+    rigid.add_to(system, ethanol)
+
+
+def test_openmm_ml_passes_the_constraints_on(rigid, ethanol):
+    from openmmml import MLPotential
+
+    potential = MLPotential("openmm-mlbench", model=str(rigid.archive.path))
+    system = potential.createSystem(ethanol, constraints=app.HBonds)
+    assert constraints_of(system) == fresh_models.RIGID_BONDS
+    with pytest.raises(PotentialError, match="use constraints=HBonds"):
+        potential.createSystem(ethanol)
 
 
 def test_ahead_of_time_wants_a_small_molecule_in_open_space(schnet, ethanol):
