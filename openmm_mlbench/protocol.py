@@ -6,25 +6,39 @@ runs.  Its integrator element is OpenMM's own, so any OpenMM program can read
 it with ``openmm.XmlSerializer.deserialize``.
 """
 
+import difflib
 import hashlib
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.errors import MLBenchError, ProtocolError
 from openmm_mlbench.files import write_text
+from openmm_mlbench.metadynamics import Metadynamics
+from openmm_mlbench.protocol_xml import (
+    DEFAULT_BAROSTAT_INTERVAL_STEPS,
+    DEFAULT_THRESHOLD_A,
+    DEFAULT_WINDOW_PS,
+    InconsistentError,
+    choose_variant,
+    fields,
+    parser,
+    read_document,
+    to_xml,
+    variant_names,
+)
 from openmm_mlbench.units import FS_PER_PS, PS_PER_FS
 
 # By ensemble.  Only these names reach OpenMM's deserializer, which would build any class it knows.
 INTEGRATORS = {
     "NVT": ("NoseHooverIntegrator", "LangevinMiddleIntegrator"),
     "NVE": ("VerletIntegrator",),
+    "NPT": ("NoseHooverIntegrator", "LangevinMiddleIntegrator"),
 }
 # Any numbers do: only the names of the attributes are looked at.
 _FRESH_ARGUMENTS = {
@@ -34,15 +48,7 @@ _FRESH_ARGUMENTS = {
 }
 # Above this, a free X-H stretch (period about 9 fs) is integrated too coarsely.
 MAX_UNCONSTRAINED_TIMESTEP_FS = 1.0
-_MAX_FILE_BYTES = 1_000_000
-
-
-class _InconsistentError(ProtocolError):
-    """A ProtocolError that knows which element is to blame."""
-
-    def __init__(self, element: str, message: str) -> None:
-        super().__init__(message)
-        self.element = element
+_PAIR = re.compile(r"[A-Z][a-z]?-[A-Z][a-z]?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +60,11 @@ class Protocol:
         description: one sentence.
         system: name of the simulated system, a folder of ``systems/``.
         structure: PDB file relative to the protocol's own file, or None for the system's topology.pdb.
-        ensemble: ``NVT`` or ``NVE``.
+        ensemble: ``NVT``, ``NVE`` or ``NPT``.
         temperature_K: of the thermostat and of the initial momenta.
         constraints: ``none`` or ``h-bonds``.
+        pressure_bar: of the Monte Carlo barostat, for NPT.
+        barostat_interval_steps: integration steps between its trial moves, for NPT.
         timestep_fs: integration step.
         length_ps: length of one replica.
         replicas: number of independent runs.
@@ -67,10 +75,18 @@ class Protocol:
         frame_interval_fs: time between frames of the trajectory and rows of the log.
         checkpoint_interval_ps: time between checkpoints.
         seed: every random stream of the run derives from it.
-        initial_positions: ``test-frames``: random frames of the test split.
+        initial_positions: ``test-frames``: random frames of the test split; ``structure``: those of a PDB file,
+            replica i takes its model i modulo the number of models.
+        initial_file: that PDB file, beside the protocol or the structure; the structure itself if None.
         initial_velocities: ``maxwell-boltzmann``: thermal, with the centre of mass at rest.
-        stability_criterion: ``bonds`` (paper, eq. 9).
-        stability_threshold_A: largest bond deviation of a stable simulation.
+        stability_criterion: ``bonds`` (paper, eq. 9), ``rdf`` (eq. 8) or ``none``.
+        stability_threshold_A: largest bond deviation, or difference of RDFs, of a stable simulation.
+        stability_window_ps: over which RDFs are averaged.
+        stability_pairs: of the RDFs: ``("O-O", "H-H", "H-O")``, or ``("all",)`` for all atoms as one species.
+        monitor_energy_kJ_mol_per_atom: a larger change of the potential energy ends a run; None: the monitor's usual.
+        monitor_temperature_ratio: so does a kinetic temperature above so many times temperature_K.
+        monitor_displacement_A: so does an atom that moves further between two frames.
+        metadynamics: what is biased and how, or None.
         observables: what is measured afterwards.
         integrator_xml: what ``openmm.XmlSerializer.serialize`` wrote.
         path: file it was read from, if any.
@@ -98,10 +114,19 @@ class Protocol:
     frame_interval_fs: float = 50.0
     checkpoint_interval_ps: float = 5.0
     seed: int = 0
+    pressure_bar: float | None = None
+    barostat_interval_steps: int | None = None
     initial_positions: str = "test-frames"
+    initial_file: str | None = None
     initial_velocities: str = "maxwell-boltzmann"
     stability_criterion: str = "bonds"
-    stability_threshold_A: float = 0.5
+    stability_threshold_A: float = DEFAULT_THRESHOLD_A
+    stability_window_ps: float = DEFAULT_WINDOW_PS
+    stability_pairs: tuple[str, ...] = ()
+    monitor_energy_kJ_mol_per_atom: float | None = None
+    monitor_temperature_ratio: float | None = None
+    monitor_displacement_A: float | None = None
+    metadynamics: Metadynamics | None = None
     path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +134,10 @@ class Protocol:
         # One spelling, OpenMM's own, so that equal protocols compare and hash as equal.
         object.__setattr__(self, "integrator_xml", _canonical_integrator(self))
         _check_integrator(self)
+        _check_ensemble(self)
+        _check_start(self)
+        _check_stability(self)
+        _check_metadynamics(self)
         _check_structure(self)
 
     @property
@@ -133,6 +162,14 @@ class Protocol:
             return asset_path("systems", self.system, "topology.pdb")
         folder = self.path.parent if self.path is not None else Path()
         return folder / self.structure
+
+    @property
+    def initial_path(self) -> Path:
+        """The PDB file of the start positions, where they are not frames of a data set."""
+        if self.initial_file is None:
+            return self.structure_path
+        beside = (self.path.parent if self.path is not None else Path()) / self.initial_file
+        return beside if beside.is_file() else self.structure_path.parent / self.initial_file
 
     @property
     def sha256(self) -> str:
@@ -168,190 +205,78 @@ class Protocol:
 
     def to_xml(self) -> str:
         """The protocol as the text of a protocol file."""
-        from lxml import etree
-
-        root = etree.Element("Protocol", name=self.name)
-        if self.description:
-            etree.SubElement(root, "Description").text = self.description
-        for tag, attributes in _attributes(self).items():
-            etree.SubElement(
-                root, tag, {key: value for key, value in attributes.items() if value is not None}
-            )
-        observables = etree.SubElement(root, "Observables")
-        for name in self.observables:
-            etree.SubElement(observables, "Observable", name=name)
-        root.append(etree.fromstring(self.integrator_xml.encode(), _parser()))
-        text = etree.tostring(root, encoding="UTF-8", xml_declaration=True, pretty_print=True)
-        return text.decode()
+        return to_xml(self)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a protocol file; reading it gives an equal Protocol."""
         write_text(path, self.to_xml())
 
 
-def list_protocols() -> list[str]:
-    """Names of the protocols that ship with the package."""
-    return sorted(path.stem for path in asset_path("protocols").glob("*.xml"))
+def list_protocols(*, variants: bool = False) -> list[str]:
+    """Names of the protocols that ship with the package, each followed by its variants if asked for."""
+    names = sorted(path.stem for path in asset_path("protocols").glob("*.xml"))
+    if not variants:
+        return names
+    return [full for name in names for full in (name, *(f"{name}-{v}" for v in protocol_variants(name)))]
 
 
-def load_protocol(name_or_path: str | os.PathLike[str]) -> Protocol:
-    """Read and check a protocol: one of the package's by name, or any file.
+def protocol_variants(name_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of the variants in a protocol file.
 
     Raises:
-        ProtocolError: no such protocol, or not a valid one; the message names file and line.
+        ProtocolError: no such protocol, or not a valid one.
     """
-    text = os.fspath(name_or_path)
-    path = Path(text)
-    if not (text.endswith(".xml") or len(path.parts) > 1):
-        if text not in list_protocols():
-            raise ProtocolError(
-                f"no protocol {text!r}; the package has {', '.join(list_protocols())}, or give a path ending in .xml"
-            )
-        path = asset_path("protocols", f"{text}.xml")
-    root = _read_xml(path)
-    _validate(path, root)
+    return variant_names(read_document(_find(name_or_path)[0]))
+
+
+def load_protocol(name_or_path: str | os.PathLike[str], variant: str | None = None) -> Protocol:
+    """Read and check a protocol: one of the package's by name, or any file.
+
+    Args:
+        name_or_path: ``water``, ``water-gentle`` or a path ending in .xml.
+        variant: name of a variant in that file.
+
+    Raises:
+        ProtocolError: no such protocol or variant, or not a valid one; the message names file and line.
+    """
+    path, named = _find(name_or_path)
+    if named is not None and variant is not None:
+        raise ProtocolError(f"{name_or_path} is a variant already; leave {variant!r} out, or name the base")
+    root = read_document(path)
+    chosen = choose_variant(path, root, named or variant)
     try:
-        return Protocol(**_fields(root), path=path)
-    except _InconsistentError as error:
+        return Protocol(**fields(path, root), path=path)
+    except InconsistentError as error:
         element = root.find(error.element)
         line = root.sourceline if element is None else element.sourceline
-        raise ProtocolError(f"{path} line {line}: {error}") from error
+        where = f"{path} line {line}" + (f" (variant {chosen})" if chosen else "")
+        raise ProtocolError(f"{where}: {error}") from error
 
 
-def _parser() -> Any:
-    from lxml import etree
-
-    # No entity, external file or network address named in the text is ever followed.
-    return etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        remove_blank_text=True,
-        remove_comments=True,
-        remove_pis=True,
-    )
-
-
-def _read_xml(path: Path) -> Any:
-    from lxml import etree
-
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ProtocolError(f"{path}: cannot be read ({error.strerror}); give a protocol file") from error
-    if len(content) > _MAX_FILE_BYTES:
+def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The file of a protocol, and the variant that a name of the package's stands for."""
+    text = os.fspath(name_or_path)
+    path = Path(text)
+    if text.endswith(".xml") or len(path.parts) > 1:
+        return path, None
+    names = list_protocols()
+    for name in names:
+        file = asset_path("protocols", f"{name}.xml")
+        if text == name:
+            return file, None
+        variant = text.removeprefix(f"{name}-")
+        if variant != text and variant in protocol_variants(file):
+            return file, variant
+    base = next((name for name in names if text.startswith(f"{name}-")), None)
+    if base is not None:
         raise ProtocolError(
-            f"{path}: larger than {_MAX_FILE_BYTES} bytes, which no protocol is; give another file"
+            f"no protocol {text!r}; {base} has the variants {', '.join(protocol_variants(base)) or 'none'}"
         )
-    try:
-        root = etree.fromstring(content, _parser())
-    except etree.XMLSyntaxError as error:
-        raise ProtocolError(
-            f"{path} line {error.lineno or 1}: not well-formed XML ({error.msg}); mend it"
-        ) from error
-    if root.getroottree().docinfo.doctype:
-        raise ProtocolError(f"{path} line 1: a document type (<!DOCTYPE>) is not allowed; remove it")
-    return root
-
-
-def _validate(path: Path, root: Any) -> None:
-    """Check against the schema; the first error becomes one line."""
-    from lxml import etree
-
-    schema_root = etree.parse(str(asset_path("protocols", "protocol.xsd")), _parser()).getroot()
-    schema = etree.XMLSchema(schema_root)
-    if schema.validate(root):
-        return
-    log: Any = schema.error_log
-    error = log[0]
-    hint = _allowed(schema_root, root, error)
-    raise ProtocolError(f"{path} line {error.line}: {error.message.rstrip('.')}{hint}")
-
-
-def _allowed(schema_root: Any, root: Any, error: Any) -> str:
-    """What the schema allows where an unknown attribute or element stands."""
-    xs = {"xs": "http://www.w3.org/2001/XMLSchema"}
-    if error.type_name == "SCHEMAV_CVC_COMPLEX_TYPE_3_2_1":
-        element = root.xpath(error.path)[0]
-        declared = schema_root.find(f"xs:element[@name='{element.tag}']", xs)
-        holder = declared
-        if declared.get("type"):
-            holder = schema_root.find(f"xs:complexType[@name='{declared.get('type')}']", xs)
-        names = [attribute.get("name") for attribute in holder.iter(f"{{{xs['xs']}}}attribute")]
-        return f"; {element.tag} takes {', '.join(names) or 'no attributes'}"
-    if error.type_name == "SCHEMAV_ELEMENT_CONTENT" and error.path.count("/") == 2:
-        names = [
-            item.get("ref")
-            for item in schema_root.find("xs:element[@name='Protocol']", xs).iter()
-            if item.get("ref")
-        ]
-        return f"; Protocol takes {', '.join(names)}, each once"
-    return "; see protocols/protocol.xsd for what is allowed"
-
-
-def _fields(root: Any) -> dict[str, Any]:
-    """The fields of Protocol from a valid document."""
-    from lxml import etree
-
-    structure, ensemble, run = (root.find(tag).attrib for tag in ("Structure", "Ensemble", "Run"))
-    return {
-        "name": root.get("name"),
-        "description": (root.findtext("Description") or "").strip(),
-        "system": structure["system"],
-        "structure": structure.get("file"),
-        "ensemble": ensemble["type"],
-        "temperature_K": float(ensemble["temperature_K"]),
-        "constraints": ensemble["constraints"],
-        "timestep_fs": float(run["timestep_fs"]),
-        "length_ps": float(run["length_ps"]),
-        "replicas": int(run["replicas"]),
-        "frame_interval_fs": float(run["frame_interval_fs"]),
-        "checkpoint_interval_ps": float(run["checkpoint_interval_ps"]),
-        "seed": int(run["seed"]),
-        "demo_length_ps": float(root.find("Demo").get("length_ps")),
-        "demo_replicas": int(root.find("Demo").get("replicas")),
-        "toy_length_ps": float(root.find("Toy").get("length_ps")),
-        "toy_replicas": int(root.find("Toy").get("replicas")),
-        "initial_positions": root.find("Initial").get("positions"),
-        "initial_velocities": root.find("Initial").get("velocities"),
-        "stability_criterion": root.find("Stability").get("criterion"),
-        "stability_threshold_A": float(root.find("Stability").get("threshold_A")),
-        "observables": tuple(item.get("name") for item in root.find("Observables")),
-        "integrator_xml": etree.tostring(root.find("Integrator"), encoding="unicode", with_tail=False),
-    }
-
-
-def _attributes(protocol: Protocol) -> dict[str, dict[str, str | None]]:
-    """The elements of a protocol file that hold nothing but attributes."""
-    return {
-        "Structure": {"system": protocol.system, "file": protocol.structure},
-        "Ensemble": {
-            "type": protocol.ensemble,
-            "temperature_K": _decimal(protocol.temperature_K),
-            "constraints": protocol.constraints,
-        },
-        "Run": {
-            "timestep_fs": _decimal(protocol.timestep_fs),
-            "length_ps": _decimal(protocol.length_ps),
-            "replicas": str(protocol.replicas),
-            "frame_interval_fs": _decimal(protocol.frame_interval_fs),
-            "checkpoint_interval_ps": _decimal(protocol.checkpoint_interval_ps),
-            "seed": str(protocol.seed),
-        },
-        "Demo": {"length_ps": _decimal(protocol.demo_length_ps), "replicas": str(protocol.demo_replicas)},
-        "Toy": {"length_ps": _decimal(protocol.toy_length_ps), "replicas": str(protocol.toy_replicas)},
-        "Initial": {"positions": protocol.initial_positions, "velocities": protocol.initial_velocities},
-        "Stability": {
-            "criterion": protocol.stability_criterion,
-            "threshold_A": _decimal(protocol.stability_threshold_A),
-        },
-    }
-
-
-def _decimal(value: float) -> str:
-    """Shortest plain decimal that reads back as the same number."""
-    return np.format_float_positional(value, trim="-")
+    near = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ProtocolError(
+        f"no protocol {text!r}; {hint}the package has {', '.join(names)}, or give a path ending in .xml"
+    )
 
 
 def _is_multiple(value: float, unit: float) -> bool:
@@ -365,9 +290,9 @@ def _check_lengths(protocol: Protocol) -> None:
     for element, key in (("Run", "timestep_fs"), ("Run", "frame_interval_fs"), ("Ensemble", "temperature_K")):
         value = getattr(protocol, key)
         if not (math.isfinite(value) and value > 0):
-            raise _InconsistentError(element, f"{key} is {value:g}; it must be above zero")
+            raise InconsistentError(element, f"{key} is {value:g}; it must be above zero")
     if not _is_multiple(frame, step):
-        raise _InconsistentError(
+        raise InconsistentError(
             "Run",
             f"frame interval {frame:g} fs is not a multiple of the time step {step:g} fs; use one that is",
         )
@@ -379,15 +304,15 @@ def _check_lengths(protocol: Protocol) -> None:
     ):
         value = getattr(protocol, key)
         if not (math.isfinite(value) and _is_multiple(value * FS_PER_PS, frame)):
-            raise _InconsistentError(
+            raise InconsistentError(
                 element,
                 f"{key} = {value:g} ps is not a whole number of frames of {frame:g} fs; use a multiple",
             )
     for element, key in (("Run", "replicas"), ("Demo", "demo_replicas"), ("Toy", "toy_replicas")):
         if getattr(protocol, key) < 1:
-            raise _InconsistentError(element, f"{key} is {getattr(protocol, key)}; at least one is needed")
+            raise InconsistentError(element, f"{key} is {getattr(protocol, key)}; at least one is needed")
     if not 0 <= protocol.seed < 2**32:
-        raise _InconsistentError("Run", f"seed {protocol.seed} is outside 0 to 4294967295; choose another")
+        raise InconsistentError("Run", f"seed {protocol.seed} is outside 0 to 4294967295; choose another")
 
 
 def _canonical_integrator(protocol: Protocol) -> str:
@@ -395,36 +320,36 @@ def _canonical_integrator(protocol: Protocol) -> str:
     import openmm
     from lxml import etree
 
-    element = etree.fromstring(protocol.integrator_xml.encode(), _parser())
+    element = etree.fromstring(protocol.integrator_xml.encode(), parser())
     kind = element.get("type")
     known = [name for names in INTEGRATORS.values() for name in names]
     if element.tag != "Integrator" or kind not in known:
-        raise _InconsistentError(
+        raise InconsistentError(
             "Integrator",
             f"integrator type {kind!r} in <{element.tag}> is not allowed; use {', '.join(known)}",
         )
     fresh = openmm.XmlSerializer.serialize(getattr(openmm, kind)(*_FRESH_ARGUMENTS[kind]))
-    allowed = etree.fromstring(fresh.encode(), _parser()).attrib
+    allowed = etree.fromstring(fresh.encode(), parser()).attrib
     for name in element.attrib:
         if name not in allowed:
-            raise _InconsistentError(
+            raise InconsistentError(
                 "Integrator", f"{kind} has no attribute {name!r}; OpenMM writes {', '.join(allowed)}"
             )
     if len(element) or element.get("hasSubsystemThermostats", "0") != "0":
-        raise _InconsistentError(
+        raise InconsistentError(
             "Integrator",
             f"{kind} with thermostats for parts of the system is not supported; use one thermostat",
         )
     try:
         integrator = openmm.XmlSerializer.deserialize(etree.tostring(element, encoding="unicode"))
     except openmm.OpenMMException as error:
-        raise _InconsistentError("Integrator", f"OpenMM cannot read this {kind}: {error}") from error
+        raise InconsistentError("Integrator", f"OpenMM cannot read this {kind}: {error}") from error
     canonical = openmm.XmlSerializer.serialize(integrator)
     # OpenMM reads "x" as 0 and cuts off large numbers: what it understood must be what was written.
-    understood = etree.fromstring(canonical.encode(), _parser()).attrib
+    understood = etree.fromstring(canonical.encode(), parser()).attrib
     for name, text in element.attrib.items():
         if name != "type" and not _same_number(text, understood[name]):
-            raise _InconsistentError(
+            raise InconsistentError(
                 "Integrator",
                 f"{name}={text!r} of {kind} was read by OpenMM as {understood[name]}; write a number",
             )
@@ -445,35 +370,112 @@ def _check_integrator(protocol: Protocol) -> None:
     kind = type(integrator).__name__
     allowed = INTEGRATORS.get(protocol.ensemble, ())
     if kind not in allowed:
-        raise _InconsistentError(
+        raise InconsistentError(
             "Ensemble",
-            f"ensemble {protocol.ensemble} with a {kind}; use {' or '.join(allowed) or 'NVT or NVE'}",
+            f"ensemble {protocol.ensemble} with a {kind}; use {' or '.join(allowed) or 'NVT, NVE or NPT'}",
         )
     step_fs = integrator.getStepSize().value_in_unit(openmm.unit.femtosecond)
     if not math.isclose(step_fs, protocol.timestep_fs, rel_tol=1e-9):
-        raise _InconsistentError(
+        raise InconsistentError(
             "Integrator",
             f"stepSize is {step_fs:g} fs but timestep_fs is {protocol.timestep_fs:g}; make them equal",
         )
     if integrator.getIntegrationForceGroups() not in (-1, 0xFFFFFFFF):
-        raise _InconsistentError("Integrator", "integrationForceGroups leaves out forces; use -1, all groups")
+        raise InconsistentError("Integrator", "integrationForceGroups leaves out forces; use -1, all groups")
     if protocol.ensemble == "NVE":
         return
     temperature = integrator.getTemperature().value_in_unit(openmm.unit.kelvin)
     if not math.isclose(temperature, protocol.temperature_K, rel_tol=1e-9):
-        raise _InconsistentError(
+        raise InconsistentError(
             "Integrator",
             f"temperature is {temperature:g} K but temperature_K is {protocol.temperature_K:g}; make them equal",
         )
     if kind == "NoseHooverIntegrator" and integrator.getThermostat().getNumMultiTimeSteps() < 1:
-        raise _InconsistentError("Integrator", "numMTS must be at least 1")
+        raise InconsistentError("Integrator", "numMTS must be at least 1")
     coupling = "collisionFrequency" if kind == "NoseHooverIntegrator" else "friction"
     rate = (
         integrator.getCollisionFrequency() if coupling == "collisionFrequency" else integrator.getFriction()
     )
     rate_per_ps = rate.value_in_unit(openmm.unit.picosecond**-1)
     if not (math.isfinite(rate_per_ps) and rate_per_ps > 0):
-        raise _InconsistentError("Integrator", f"{coupling} is {rate_per_ps:g}; it must be above zero")
+        raise InconsistentError("Integrator", f"{coupling} is {rate_per_ps:g}; it must be above zero")
+
+
+def _check_ensemble(protocol: Protocol) -> None:
+    """Pressure belongs to NPT, and only there."""
+    pressure, interval = protocol.pressure_bar, protocol.barostat_interval_steps
+    if protocol.ensemble != "NPT":
+        given = "pressure_bar" if pressure is not None else "barostat_interval_steps"
+        if pressure is not None or interval is not None:
+            raise InconsistentError(
+                "Ensemble", f'{given} in an {protocol.ensemble} ensemble; use type="NPT", or leave it out'
+            )
+        return
+    if pressure is None or not math.isfinite(pressure):
+        raise InconsistentError("Ensemble", "ensemble NPT without a pressure_bar; give it, 1 is ordinary")
+    if interval is None:
+        object.__setattr__(protocol, "barostat_interval_steps", DEFAULT_BAROSTAT_INTERVAL_STEPS)
+    elif interval < 1:
+        raise InconsistentError("Ensemble", f"barostat_interval_steps is {interval}; at least 1 is needed")
+
+
+def _check_start(protocol: Protocol) -> None:
+    if protocol.initial_positions not in ("test-frames", "structure"):
+        raise InconsistentError(
+            "Initial", f"positions {protocol.initial_positions!r}; use test-frames or structure"
+        )
+    if protocol.initial_file is not None and protocol.initial_positions != "structure":
+        raise InconsistentError(
+            "Initial",
+            f'file {protocol.initial_file!r} with positions="test-frames"; use positions="structure"',
+        )
+
+
+def _check_stability(protocol: Protocol) -> None:
+    for key in (
+        "stability_threshold_A", "stability_window_ps",
+        "monitor_energy_kJ_mol_per_atom", "monitor_temperature_ratio", "monitor_displacement_A",
+    ):  # fmt: skip
+        value = getattr(protocol, key)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            element, name = key.split("_", 1)
+            raise InconsistentError(element.capitalize(), f"{name} is {value:g}; it must be above zero")
+    criterion, pairs = protocol.stability_criterion, protocol.stability_pairs
+    if criterion != "rdf":
+        if criterion not in ("bonds", "none"):
+            raise InconsistentError("Stability", f"criterion {criterion!r}; use bonds, rdf or none")
+        if pairs or protocol.stability_window_ps != DEFAULT_WINDOW_PS:
+            raise InconsistentError(
+                "Stability",
+                f'window_ps and pairs belong to criterion="rdf", not to {criterion}; leave them out',
+            )
+        return
+    if not pairs or (pairs != ("all",) and not all(_PAIR.fullmatch(pair) for pair in pairs)):
+        raise InconsistentError(
+            "Stability", f'pairs {" ".join(pairs)!r}; wanted elements, as in "O-O H-H H-O", or "all"'
+        )
+    if not _is_multiple(protocol.stability_window_ps * FS_PER_PS, protocol.frame_interval_fs):
+        raise InconsistentError(
+            "Stability",
+            f"window_ps = {protocol.stability_window_ps:g} ps is not a whole number of frames of "
+            f"{protocol.frame_interval_fs:g} fs; use a multiple",
+        )
+
+
+def _check_metadynamics(protocol: Protocol) -> None:
+    bias = protocol.metadynamics
+    if bias is None:
+        return
+    if protocol.ensemble == "NVE":
+        raise InconsistentError(
+            "Metadynamics", "metadynamics without a thermostat, which would heat up; use an NVT ensemble"
+        )
+    if not math.isclose(bias.temperature_K, protocol.temperature_K, rel_tol=1e-9):
+        raise InconsistentError(
+            "Metadynamics",
+            f"temperature_K of the bias is {bias.temperature_K:g}, that of the ensemble {protocol.temperature_K:g}; "
+            "make them equal",
+        )
 
 
 def _check_structure(protocol: Protocol) -> None:
@@ -485,9 +487,9 @@ def _check_structure(protocol: Protocol) -> None:
     try:
         hydrogens = (read_topology(protocol.structure_path).atomic_numbers == 1).any()
     except MLBenchError as error:
-        raise _InconsistentError("Structure", str(error)) from error
+        raise InconsistentError("Structure", str(error)) from error
     if hydrogens:
-        raise _InconsistentError(
+        raise InconsistentError(
             "Run",
             f"time step {protocol.timestep_fs:g} fs with unconstrained hydrogens; use at most "
             f'{MAX_UNCONSTRAINED_TIMESTEP_FS:g} fs, or constraints="h-bonds"',

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "openmm_mlbench"
 ORDER = [
     *("errors", "units", "cells", "files", "assets", "results", "paper", "topology", "data", "models"),
     *("training", "export", "forces", "potential", "ase_calculator", "openmmml_plugin"),
-    *("metadynamics", "protocol"),
+    *("metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
     *("references", "measurements", "log_measurements", "free_energy_measurement"),
     *("stability_measurement", "measure", "run_folder", "analysis", "report", "workflow", "doctor", "cli"),

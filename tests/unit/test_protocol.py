@@ -177,7 +177,8 @@ def test_document_types_are_refused(declaration, tmp_path):
 
 def test_missing_and_oversized_files(tmp_path):
     with pytest.raises(
-        ProtocolError, match=r"no protocol 'etanol'; the package has ethanol, ethanol-langevin"
+        ProtocolError,
+        match=r"no protocol 'etanol'; did you mean ethanol\? the package has .*ethanol.* path ending in .xml",
     ):
         load_protocol("etanol")
     with pytest.raises(ProtocolError, match="No such file"):
