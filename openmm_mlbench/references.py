@@ -34,6 +34,8 @@ from openmm_mlbench.units import PS_PER_FS
 
 # Revised MD17 has new labels on the frames of the original trajectory.
 SAME_GEOMETRIES = {"ethanol-rmd17": "ethanol"}
+# Larger data sets of one potential share the observables of that potential.
+SAME_POTENTIAL = {"water-10k": "water-1k", "water-90k": "water-1k"}
 _BROKEN_A = 0.5
 
 
@@ -382,3 +384,26 @@ def load_reference(dataset: str) -> Reference | None:
         f"frames of {owner}, sampled at {reference.level_of_theory}; {dataset} relabels the same geometries"
     )
     return replace(reference, dataset=dataset, note=note)
+
+
+def reference_file(dataset: str, observable: str, mode: str = "paper") -> Path | None:
+    """The shipped JSON of ``measure OBSERVABLE`` that a data set's models are compared with.
+
+    It lies at ``systems/<system>/references/<dataset>-<observable>.json``, with ``-mdsim``
+    before the ending for that mode.
+
+    Args:
+        dataset: name of a data set.
+        observable: ``rdf``, ``diffusivity`` or ``free-energy``.
+        mode: ``paper`` or ``mdsim``.
+
+    Returns:
+        The path, or None where there is no such reference.
+
+    Raises:
+        DataError: the data set is not known by name.
+    """
+    owner = SAME_POTENTIAL.get(dataset, dataset)
+    ending = "" if mode == "paper" else f"-{mode}"
+    path = asset_path("systems", system_of(dataset), "references", f"{owner}-{observable}{ending}.json")
+    return path if path.is_file() else None
