@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.measurements import Measured, Source, curve
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
-from openmm_mlbench.metrics.dihedrals import basin_fractions, compute_dihedrals
+from openmm_mlbench.metrics.dihedrals import basin_fractions
 from openmm_mlbench.metrics.floors import (
     N_BLOCKS,
     Floor,

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.metrics.dihedrals import basin_fractions, compute_dihedrals
+from openmm_mlbench.metrics.dihedrals import basin_fractions
 from openmm_mlbench.metrics.free_energy import (
     FreeEnergySurface,
     bias_offsets,

@@ -10,7 +10,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "openmm_mlbench"
 # What stands further right may import what stands further left.
 ORDER = [
-    *("errors", "units", "cells", "files", "assets", "results", "paper", "topology", "data", "models"),
+    *(
+        "errors",
+        "units",
+        "cells",
+        "dihedrals",
+        "files",
+        "assets",
+        "results",
+        "paper",
+        "topology",
+        "data",
+        "models",
+    ),
     *("training", "export", "forces", "potential", "ase_calculator", "openmmml_plugin"),
     *("metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
