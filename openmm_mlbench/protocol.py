@@ -49,6 +49,7 @@ _FRESH_ARGUMENTS = {
 # Above this, a free X-H stretch (period about 9 fs) is integrated too coarsely.
 MAX_UNCONSTRAINED_TIMESTEP_FS = 1.0
 _PAIR = re.compile(r"[A-Z][a-z]?-[A-Z][a-z]?")
+_PAIRS_WANTED = 'wanted elements, as in "O-O H-H H-O", or "all"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,9 @@ class Protocol:
         monitor_displacement_A: so does an atom that moves further between two frames.
         metadynamics: what is biased and how, or None.
         observables: what is measured afterwards.
+        rdf_pairs: of the observable rdf, written as stability_pairs; empty: the same as these, or ``all``.
+        diffusivity_atoms: whose diffusivity, in mdtraj's selection language.
+        diffusivity_lag_ps: fixed lag at which it is read off; None: the slope of the MSD.
         integrator_xml: what ``openmm.XmlSerializer.serialize`` wrote.
         path: file it was read from, if any.
 
@@ -127,6 +131,9 @@ class Protocol:
     monitor_temperature_ratio: float | None = None
     monitor_displacement_A: float | None = None
     metadynamics: Metadynamics | None = None
+    rdf_pairs: tuple[str, ...] = ()
+    diffusivity_atoms: str | None = None
+    diffusivity_lag_ps: float | None = None
     path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -138,6 +145,7 @@ class Protocol:
         _check_start(self)
         _check_stability(self)
         _check_metadynamics(self)
+        _check_observables(self)
         _check_structure(self)
 
     @property
@@ -450,15 +458,42 @@ def _check_stability(protocol: Protocol) -> None:
                 f'window_ps and pairs belong to criterion="rdf", not to {criterion}; leave them out',
             )
         return
-    if not pairs or (pairs != ("all",) and not all(_PAIR.fullmatch(pair) for pair in pairs)):
-        raise InconsistentError(
-            "Stability", f'pairs {" ".join(pairs)!r}; wanted elements, as in "O-O H-H H-O", or "all"'
-        )
+    if not pairs:
+        raise InconsistentError("Stability", "criterion rdf has no pairs; " + _PAIRS_WANTED)
+    _check_pairs("Stability", pairs)
     if not _is_multiple(protocol.stability_window_ps * FS_PER_PS, protocol.frame_interval_fs):
         raise InconsistentError(
             "Stability",
             f"window_ps = {protocol.stability_window_ps:g} ps is not a whole number of frames of "
             f"{protocol.frame_interval_fs:g} fs; use a multiple",
+        )
+
+
+def _check_pairs(element: str, pairs: tuple[str, ...]) -> None:
+    if pairs != ("all",) and not all(_PAIR.fullmatch(pair) for pair in pairs):
+        raise InconsistentError(element, f"pairs {' '.join(pairs)!r}; {_PAIRS_WANTED}")
+
+
+def _check_observables(protocol: Protocol) -> None:
+    for key, observable in (
+        ("rdf_pairs", "rdf"), ("diffusivity_atoms", "diffusivity"), ("diffusivity_lag_ps", "diffusivity"),
+    ):  # fmt: skip
+        if getattr(protocol, key) and observable not in protocol.observables:
+            raise InconsistentError(
+                "Observables", f"{key} is given, but {observable} is not observed; add it or leave this out"
+            )
+    _check_pairs("Observables", protocol.rdf_pairs or ("all",))
+    lag_ps = protocol.diffusivity_lag_ps
+    if lag_ps is not None and not (
+        math.isfinite(lag_ps) and _is_multiple(lag_ps * FS_PER_PS, protocol.frame_interval_fs)
+    ):
+        raise InconsistentError(
+            "Observables",
+            f"lag_ps = {lag_ps:g} ps is not a whole number of frames of {protocol.frame_interval_fs:g} fs; use a multiple",
+        )
+    if "diffusivity" in protocol.observables and not protocol.diffusivity_atoms:
+        raise InconsistentError(
+            "Observables", 'diffusivity does not say of which atoms; give atoms="element O", for example'
         )
 
 

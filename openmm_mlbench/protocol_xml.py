@@ -142,7 +142,7 @@ def fields(path: Path, root: Any) -> dict[str, Any]:
         **_stability(stability),
         **{f"monitor_{key}": None if monitor is None else _number(monitor.attrib, key) for key in _MONITOR},
         "metadynamics": _metadynamics(path, root.find("Metadynamics")),
-        "observables": tuple(item.get("name") for item in root.find("Observables")),
+        **_observables(root.find("Observables")),
         "integrator_xml": etree.tostring(root.find("Integrator"), encoding="unicode", with_tail=False),
     }
 
@@ -160,7 +160,7 @@ def to_xml(protocol: Protocol) -> str:
         root.append(_metadynamics_element(protocol.metadynamics))
     observables = etree.SubElement(root, "Observables")
     for name in protocol.observables:
-        etree.SubElement(observables, "Observable", name=name)
+        etree.SubElement(observables, "Observable", name=name, **_observable_attributes(protocol, name))
     root.append(etree.fromstring(protocol.integrator_xml.encode(), parser()))
     text = etree.tostring(root, encoding="UTF-8", xml_declaration=True, pretty_print=True)
     return text.decode()
@@ -254,6 +254,33 @@ def _stability(attributes: Any) -> dict[str, Any]:
         "stability_window_ps": DEFAULT_WINDOW_PS if window_ps is None else window_ps,
         "stability_pairs": tuple(attributes.get("pairs", "").split()),
     }
+
+
+def _observables(element: Any) -> dict[str, Any]:
+    found = {item.get("name"): item.attrib for item in element}
+    for name, own in (("rdf", {"pairs"}), ("diffusivity", {"atoms", "lag_ps"})):
+        for other, attributes in found.items():
+            strange = own & set(attributes) if other != name else set()
+            if strange:
+                raise InconsistentError(
+                    "Observables", f"{min(strange)} belongs to observable {name}, not to {other}; leave it out"
+                )
+    diffusivity = found.get("diffusivity", {})
+    return {
+        "observables": tuple(found),
+        "rdf_pairs": tuple(found.get("rdf", {}).get("pairs", "").split()),
+        "diffusivity_atoms": diffusivity.get("atoms"),
+        "diffusivity_lag_ps": _number(diffusivity, "lag_ps"),
+    }
+
+
+def _observable_attributes(protocol: Protocol, name: str) -> dict[str, str]:
+    if name == "rdf" and protocol.rdf_pairs:
+        return {"pairs": " ".join(protocol.rdf_pairs)}
+    if name == "diffusivity":
+        known = {"atoms": protocol.diffusivity_atoms, "lag_ps": _optional(protocol.diffusivity_lag_ps)}
+        return {key: value for key, value in known.items() if value is not None}
+    return {}
 
 
 def _metadynamics(path: Path, element: Any) -> Metadynamics | None:
