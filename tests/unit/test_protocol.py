@@ -1,15 +1,20 @@
-"""Protocol files: what ships, round trip, and one clear line for every mistake."""
+"""Protocol files: what ships, round trip, variants, and one clear line for every mistake."""
 
 import dataclasses
+import json
+import re
 
 import openmm
+import openmm.app
 import pytest
 from lxml import etree
 
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.errors import ProtocolError
-from openmm_mlbench.protocol import Protocol, list_protocols, load_protocol
+from openmm_mlbench.metadynamics import BiasVariable
+from openmm_mlbench.protocol import Protocol, list_protocols, load_protocol, protocol_variants
 
+ALL = list_protocols(variants=True)
 ETHANOL = asset_path("protocols", "ethanol.xml").read_text()
 
 
@@ -35,16 +40,144 @@ def test_the_control_differs_only_in_its_integrator():
     assert dataclasses.replace(control, **same) == dataclasses.replace(protocol, **same)
 
 
-@pytest.mark.parametrize("name", list_protocols())
-def test_the_integrator_element_is_openmms_own(name):
-    """Any OpenMM program can read it: attribute for attribute what XmlSerializer writes."""
-    element = etree.parse(str(asset_path("protocols", f"{name}.xml"))).find("Integrator")
-    integrator = openmm.XmlSerializer.deserialize(etree.tostring(element, encoding="unicode"))
-    written = etree.fromstring(openmm.XmlSerializer.serialize(integrator).encode())
-    assert dict(element.attrib) == dict(written.attrib)
+# Table 1 and appendix D of the paper; length, time step, temperature, runs; then thermostat and its rate (1/ps) and
+# the time between frames (ps) of the authors' runs, and the threshold of stability (A).
+PAPER = {
+    "aspirin": (300, 0.5, 500, 5, "NoseHooverIntegrator", 100, 0.05, 0.5),
+    "ethanol": (300, 0.5, 500, 5, "NoseHooverIntegrator", 100, 0.05, 0.5),
+    "naphthalene": (300, 0.5, 500, 5, "NoseHooverIntegrator", 100, 0.05, 0.5),
+    "salicylic-acid": (300, 0.5, 500, 5, "NoseHooverIntegrator", 100, 0.05, 0.5),
+    "water": (500, 1, 300, 5, "NoseHooverIntegrator", 50, 0.1, 3.0),
+    "alanine-dipeptide": (5000, 2, 300, 6, "LangevinMiddleIntegrator", 49, 1.0, 0.5),
+    "lips": (50, 0.25, 520, 5, "NoseHooverIntegrator", 200, 0.0125, 1.0),
+}
+PAPER_STEPS = {"ethanol": 600_000, "water": 500_000, "alanine-dipeptide": 2_500_000, "lips": 200_000}
+PERIODIC = {"water": ("O-O", "H-H", "H-O"), "lips": ("all",)}
+
+
+def coupling(protocol):
+    integrator = protocol.make_integrator()
+    rate = "getCollisionFrequency" if protocol.integrator_xml.count("NoseHoover") else "getFriction"
+    return type(integrator).__name__, getattr(integrator, rate)()._value
+
+
+def test_there_is_one_protocol_per_system():
+    assert set(list_protocols()) == set(PAPER)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_values_are_the_papers(name):
+    p = load_protocol(name)
+    found = (p.length_ps, p.timestep_fs, p.temperature_K, p.replicas, *coupling(p), p.frame_interval_ps)
+    assert (*found, p.stability_threshold_A) == PAPER[name]
+    assert p.n_steps() == PAPER_STEPS.get(name, 600_000)
+    assert (p.name, p.system, p.ensemble, p.structure) == (name, name, "NVT", None)
+    assert p.stability_criterion == ("rdf" if name in PERIODIC else "bonds")
+    assert p.stability_pairs == PERIODIC.get(name, ())
+    assert p.stability_window_ps == 1.0
+    assert p.constraints == ("h-bonds" if name == "alanine-dipeptide" else "none")
+    assert p.initial_positions == ("structure" if name == "alanine-dipeptide" else "test-frames")
+
+
+def test_alanine_dipeptide_is_biased_along_phi_and_psi():
+    protocol = load_protocol("alanine-dipeptide")
+    bias = protocol.metadynamics
+    assert (bias.height_kJ_mol, bias.pace_steps, bias.bias_factor, bias.temperature_K) == (1.2, 500, 6, 300)
+    assert bias.variables == (
+        BiasVariable(name="phi", atoms=(4, 6, 8, 14), sigma_rad=0.35, grid_bins=120),
+        BiasVariable(name="psi", atoms=(6, 8, 14, 16), sigma_rad=0.35, grid_bins=120),
+    )
+    assert "n_finished" in protocol.observables
+    assert protocol.initial_path == asset_path("systems", "alanine-dipeptide", "minima.pdb")
+
+
+def test_phi_and_psi_are_those_of_the_backbone():
+    structure = openmm.app.PDBFile(str(asset_path("systems", "alanine-dipeptide", "topology.pdb")))
+    atoms = [(atom.residue.name, atom.name) for atom in structure.topology.atoms()]
+    phi, psi = load_protocol("alanine-dipeptide").metadynamics.variables
+    assert [atoms[i] for i in phi.atoms] == [("ACE", "C"), ("ALA", "N"), ("ALA", "CA"), ("ALA", "C")]
+    assert [atoms[i] for i in psi.atoms] == [("ALA", "N"), ("ALA", "CA"), ("ALA", "C"), ("NME", "N")]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_every_protocol_has(name):
+    p = load_protocol(name)
+    assert p.name == name
+    assert p.description.endswith((".", "?"))
+    assert p.n_steps(p.toy_length_ps) <= 2000
+    assert p.n_steps(p.demo_length_ps) < p.n_steps()
+    assert {"force_mae", "stability", "steps_per_second"} <= set(p.observables)
+    if p.ensemble != "NVE":
+        # The physical temperature; what degrees of freedom ask for is applied where the System is made.
+        assert p.make_integrator().getTemperature()._value == p.temperature_K
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_variants_of_thermostat_and_ensemble(name):
+    base, gentle, nve = (load_protocol(n) for n in (name, f"{name}-gentle", f"{name}-nve"))
+    kind, _ = coupling(base)
+    assert coupling(gentle) == (kind, 1 if kind.startswith("Langevin") else 10)
+    same = {"name": "x", "description": "", "integrator_xml": base.integrator_xml}
+    assert dataclasses.replace(gentle, **same) == dataclasses.replace(base, **same)
+    assert (nve.ensemble, nve.temperature_K, nve.n_steps()) == ("NVE", base.temperature_K, base.n_steps())
+    assert isinstance(nve.make_integrator(), openmm.VerletIntegrator)
+    assert nve.metadynamics is None
+    assert "drift" in nve.observables
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if "-dt" in n])
+def test_time_step_series(name):
+    system, step_fs = name.rsplit("-dt", 1)
+    base, other = load_protocol(system), load_protocol(name)
+    assert other.timestep_fs == float(step_fs)
+    assert other.n_steps() * other.timestep_fs == base.n_steps() * base.timestep_fs
+    assert coupling(other) == coupling(base)
+    if base.metadynamics is not None:
+        assert other.metadynamics.pace_steps * other.timestep_fs == base.metadynamics.pace_steps * 2
+    same = {
+        "name": "x",
+        "description": "",
+        "timestep_fs": 0.5,
+        "integrator_xml": load_protocol("ethanol").integrator_xml,
+        "temperature_K": 500.0,
+        "metadynamics": None,
+    }
+    assert dataclasses.replace(other, **same) == dataclasses.replace(base, **same)
+
+
+def test_the_flexible_alanine_dipeptide_has_hills_at_the_same_times():
+    base, flexible = load_protocol("alanine-dipeptide"), load_protocol("alanine-dipeptide-flexible")
+    assert (flexible.constraints, flexible.timestep_fs) == ("none", 1.0)
+    assert flexible.metadynamics == dataclasses.replace(base.metadynamics, pace_steps=1000)
+
+
+def test_ethanol_at_the_temperature_of_its_frames():
+    hot = load_protocol("ethanol-643K")
+    assert (hot.temperature_K, coupling(hot)) == (643.0, ("NoseHooverIntegrator", 100))
+
+
+@pytest.mark.parametrize("run", ["ethanol-schnet", "ethanol-schnet-langevin"])
+def test_protocols_of_published_runs_have_not_changed(run):
+    folder = asset_path("protocols").parent / "benchmarks" / "results" / "runs" / run
+    if not folder.is_dir():
+        pytest.skip("the published runs are part of a checkout, not of a wheel")
+    recorded = json.loads((folder / "run.json").read_text())["protocol"]
+    assert load_protocol(recorded["name"]).sha256 == recorded["sha256"]
+    assert load_protocol(folder / "protocol.xml") == load_protocol(recorded["name"])
 
 
 @pytest.mark.parametrize("name", list_protocols())
+def test_the_integrator_elements_are_openmms_own(name):
+    """Any OpenMM program can read them: attribute for attribute what XmlSerializer writes."""
+    elements = list(etree.parse(str(asset_path("protocols", f"{name}.xml"))).iter("Integrator"))
+    assert len(elements) >= 3
+    for element in elements:
+        integrator = openmm.XmlSerializer.deserialize(etree.tostring(element, encoding="unicode"))
+        written = etree.fromstring(openmm.XmlSerializer.serialize(integrator).encode())
+        assert dict(element.attrib) == dict(written.attrib)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_round_trip(name, tmp_path):
     protocol = load_protocol(name)
     protocol.write(tmp_path / "copy.xml")
@@ -80,6 +213,34 @@ def test_length_must_be_whole_frames():
 # What is replaced, by what, the line of the error, and what the message must say.
 MISTAKES = {
     "unknown element": ("<Toy ", "<Plumed/><Toy ", 8, "'Plumed'.*Protocol takes .*Stability"),
+    "threshold forgotten": (' threshold_A="0.5"', "", 10, "criterion bonds has no threshold_A"),
+    "pairs of a bond criterion": (
+        '="bonds"',
+        '="bonds" pairs="O-O"',
+        10,
+        "belong to criterion=.rdf., not to bonds",
+    ),
+    "rdf without pairs": ('="bonds"', '="rdf"', 10, "pairs.*O-O"),
+    "rdf of strange pairs": ('="bonds"', '="rdf" pairs="oxygen-H"', 10, "'oxygen-H'; wanted elements"),
+    "window that is no frames": (
+        '="bonds"',
+        '="rdf" window_ps="0.07" pairs="all"',
+        10,
+        "not a whole number of frames",
+    ),
+    "start file with test frames": (
+        '="test-frames"',
+        '="test-frames" file="a.pdb"',
+        9,
+        "use positions=.structure.",
+    ),
+    "pressure without barostat": (
+        'constraints="none"',
+        'constraints="none" pressure_bar="1"',
+        5,
+        "pressure_bar in an NVT",
+    ),
+    "barostat without pressure": ('type="NVT"', 'type="NPT"', 5, "NPT without a pressure_bar"),
     "unknown attribute": ('seed="0"', 'seed="0" speed="3"', 6, "'speed'.*Run takes timestep_fs, length_ps"),
     "unknown attribute of a shared type": (
         "<Toy ",
@@ -125,7 +286,7 @@ MISTAKES = {
         19,
         "content is not allowed",
     ),
-    "not XML": ("</Protocol>", "</Protoco", 21, "not well-formed"),
+    "not XML": ("</Protocol>", "</Protoco", ETHANOL.count("\n") + 1, "not well-formed"),
     "another root": ("Protocol", "System", 2, "'System'"),
     "subsystem thermostats": (
         'hasSubsystemThermostats="0"',
@@ -206,3 +367,164 @@ def test_nve_takes_verlet():
     )
     assert isinstance(nve, Protocol)
     assert isinstance(nve.make_integrator(), openmm.VerletIntegrator)
+
+
+def ethanol_with(tmp_path, *changes):
+    """A file with ethanol's protocol after some replacements."""
+    text = ETHANOL
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = tmp_path / "mine.xml"
+    path.write_text(text)
+    return path
+
+
+METADYNAMICS = """<Metadynamics height_kJ_mol="1.2" pace_steps="500" bias_factor="6" temperature_K="500">
+<Variable name="CCOH" atoms="1 0 2 8" sigma_rad="0.35" grid_bins="60"/>
+</Metadynamics>
+"""
+
+
+def test_every_new_element_makes_the_round_trip(tmp_path):
+    path = ethanol_with(
+        tmp_path,
+        ('type="NVT"', 'type="NPT" pressure_bar="-2.5" barostat_interval_steps="50"'),
+        ('positions="test-frames"', 'positions="structure" file="start.pdb"'),
+        (
+            'criterion="bonds" threshold_A="0.5"',
+            'criterion="rdf" threshold_A="2" window_ps="0.5" pairs="O-H C-C"',
+        ),
+        (
+            "<Observables>",
+            f'{METADYNAMICS}<Monitor displacement_A="3" temperature_ratio="4.5"/><Observables>',
+        ),
+    )
+    p = load_protocol(path)
+    assert (p.pressure_bar, p.barostat_interval_steps) == (-2.5, 50)
+    assert (p.initial_positions, p.initial_file) == ("structure", "start.pdb")
+    assert (p.stability_window_ps, p.stability_pairs) == (0.5, ("O-H", "C-C"))
+    limits = (p.monitor_energy_kJ_mol_per_atom, p.monitor_temperature_ratio, p.monitor_displacement_A)
+    assert limits == (None, 4.5, 3.0)
+    assert p.metadynamics.names == ("CCOH",)
+    p.write(tmp_path / "copy.xml")
+    assert load_protocol(tmp_path / "copy.xml") == p
+    plain = load_protocol("ethanol").to_xml()
+    assert not any(
+        word in plain for word in ("Monitor", "Metadynamics", "pressure", "window", "file=", "Variant")
+    )
+
+
+def test_the_barostat_has_a_usual_interval(tmp_path):
+    path = ethanol_with(tmp_path, ('type="NVT"', 'type="NPT" pressure_bar="1"'))
+    p = load_protocol(path)
+    assert p.barostat_interval_steps == 25
+    assert "interval_steps" not in p.to_xml()
+    assert dataclasses.replace(p, barostat_interval_steps=26).sha256 != p.sha256
+
+
+def test_no_criterion_needs_no_threshold(tmp_path):
+    p = load_protocol(ethanol_with(tmp_path, ('criterion="bonds" threshold_A="0.5"', 'criterion="none"')))
+    assert p.stability_criterion == "none"
+    assert '<Stability criterion="none"/>' in p.to_xml()
+
+
+def test_start_positions_lie_beside_the_protocol_or_beside_the_structure(tmp_path):
+    path = ethanol_with(tmp_path, ('positions="test-frames"', 'positions="structure" file="start.pdb"'))
+    assert load_protocol(path).initial_path == asset_path("systems", "ethanol", "start.pdb")
+    (tmp_path / "start.pdb").touch()
+    assert load_protocol(path).initial_path == tmp_path / "start.pdb"
+    path = ethanol_with(tmp_path, ('positions="test-frames"', 'positions="structure"'))
+    assert load_protocol(path).initial_path == load_protocol(path).structure_path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ('height_kJ_mol="1.2"', "", 13, "height_kJ_mol.*required"),
+        ('bias_factor="6"', 'bias_factor="1"', 13, "bias_factor of metadynamics is 1; it must be above 1"),
+        ('atoms="1 0 2 8"', 'atoms="1 0 2"', 14, "wanted four different"),
+        ('atoms="1 0 2 8"', 'atoms="1 0 2 -8"', 14, "-8"),
+        ('grid_bins="60"', 'grid_bins="6"', 14, "coarser than sigma"),
+        ('temperature_K="500">', 'temperature_K="300">', 13, "of the bias is 300, that of the ensemble 500"),
+        ("<Variable", '<Walkers n="2"/><Variable', 14, "'Walkers'"),
+    ],
+)
+def test_mistakes_in_metadynamics(old, new, line, message, tmp_path):
+    # After the twelfth line, the end of the stability element.
+    bias = METADYNAMICS.replace(old, new)
+    assert bias != METADYNAMICS
+    path = ethanol_with(tmp_path, ("  <Observables>", f"\n\n{bias}  <Observables>"))
+    with pytest.raises(ProtocolError, match=message) as caught:
+        load_protocol(path)
+    assert str(caught.value).startswith(f"{path} line {line}: ")
+
+
+def test_metadynamics_needs_a_thermostat(tmp_path):
+    nve = dataclasses.replace(load_protocol("alanine-dipeptide-nve"))
+    with pytest.raises(ProtocolError, match="without a thermostat"):
+        dataclasses.replace(nve, metadynamics=load_protocol("alanine-dipeptide").metadynamics)
+
+
+def test_variants_are_found_by_name_and_in_files():
+    assert protocol_variants("ethanol")[:2] == ("langevin", "gentle")
+    file = asset_path("protocols", "ethanol.xml")
+    assert load_protocol(file, variant="langevin") == load_protocol("ethanol", "langevin")
+    assert load_protocol("ethanol", "langevin") == load_protocol("ethanol-langevin")
+    assert load_protocol("salicylic-acid-dt0.25").timestep_fs == 0.25
+    assert protocol_variants(file) == protocol_variants("ethanol")
+
+
+def test_a_variant_is_written_flat(tmp_path):
+    load_protocol("alanine-dipeptide-flexible").write(tmp_path / "flat.xml")
+    assert "Variant" not in (tmp_path / "flat.xml").read_text()
+    assert load_protocol(tmp_path / "flat.xml") == load_protocol("alanine-dipeptide-flexible")
+    assert protocol_variants(tmp_path / "flat.xml") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "message"),
+    [
+        ("ethanol", "gentel", r"no variant 'gentel'; did you mean gentle\? there are langevin, gentle, "),
+        ("ethanol-gentel", None, "no protocol 'ethanol-gentel'; ethanol has the variants langevin, gentle"),
+        ("ethanol-gentle", "nve", "is a variant already"),
+    ],
+)
+def test_unknown_variants(name, variant, message):
+    with pytest.raises(ProtocolError, match=message):
+        load_protocol(name, variant)
+
+
+FIRST_VARIANT = re.search(r' *<Variant name="langevin">.*?</Variant>\n', ETHANOL, re.DOTALL).group()
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ('<Run timestep_fs="0.25" length_ps="300" replicas="5" frame_interval_fs="50" checkpoint_interval_ps="5" seed="0"/>',
+         r"line 19 \(variant x\): stepSize is 0.5 fs but timestep_fs is 0.25"),
+        ('<Toy length_ps="0.07" replicas="1"/>', r"line 21 \(variant x\): toy_length_ps = 0.07 ps"),
+        ("<Toys/>", "line 21: .*'Toys'.*Variant takes Description, Structure"),
+        ('<Toy length_ps="1" replicas="1" seed="3"/>', "line 21: .*'seed'.*Toy takes length_ps, replicas"),
+        ("<Variants/>", "line 21: .*'Variants'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_variants(inside, message, tmp_path):
+    path = ethanol_with(tmp_path, (FIRST_VARIANT, f'<Variant name="x">{inside}</Variant>\n'))
+    with pytest.raises(ProtocolError, match=f"^{re.escape(str(path))} {message}"):
+        load_protocol(path, "x")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ('<Variant name="gentle"/>', "line 22: a second variant 'gentle'"),
+        ('<Variant name="x" without="Metadynamics">' + METADYNAMICS.replace("\n", "") + "</Variant>",
+         "line 21: variant 'x' is without Metadynamics and has one"),
+        ('<Variant name="x" without="Run"/>', "line 21: .*'Run'"),
+    ],
+)  # fmt: skip
+def test_variants_that_contradict_themselves(head, message, tmp_path):
+    path = ethanol_with(tmp_path, (FIRST_VARIANT, f"{head}\n"))
+    with pytest.raises(ProtocolError, match=f"^{re.escape(str(path))} {message}"):
+        load_protocol(path)
