@@ -63,3 +63,59 @@ def nearest_images(vectors: NDArray[np.float64], box_vectors: NDArray[np.float64
             shortest = (images**2).sum(axis=2).argmin(axis=1)
             best[f, w] = images[np.arange(len(f)), shortest]
     return best.reshape(shape)
+
+
+def cells_of_dcd(records: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Box vectors (n_frames, 3, 3) from the cells of a DCD file, in the unit of its lengths.
+
+    Args:
+        records: (n_frames, 6): a, cos gamma, b, cos beta, cos alpha, c.
+    """
+    a, cos_gamma, b, cos_beta, cos_alpha, c = records.T
+    vectors = np.zeros((len(records), 3, 3))
+    vectors[:, 0, 0] = a
+    vectors[:, 1, 0] = b * cos_gamma
+    vectors[:, 1, 1] = b * np.sqrt(1 - cos_gamma**2)
+    vectors[:, 2, 0] = c * cos_beta
+    vectors[:, 2, 1] = c * (cos_alpha - cos_beta * cos_gamma) / np.sqrt(1 - cos_gamma**2)
+    vectors[:, 2, 2] = np.sqrt(c**2 - vectors[:, 2, 0] ** 2 - vectors[:, 2, 1] ** 2)
+    return vectors
+
+
+def reduce_cell(
+    cell: NDArray[np.float64], positions: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same lattice with box vectors as OpenMM wants them, and the positions turned with it.
+
+    Its box vectors are a = (a_x, 0, 0), b = (b_x, b_y, 0), c with diagonal elements above zero,
+    a_x >= 2 |b_x|, a_x >= 2 |c_x| and b_y >= 2 |c_y|.  A rotation gives the first; adding whole
+    box vectors to b and c gives the second and changes no position.  Positions stay unwrapped.
+
+    Args:
+        cell: (3, 3), rows are lattice vectors.
+        positions: (..., n_atoms, 3), same unit.
+
+    Returns:
+        box vectors (3, 3) and positions, same shapes.
+
+    Raises:
+        MetricError: the vectors span no volume.
+    """
+    vectors = np.asarray(cell, dtype=np.float64)
+    volume = np.linalg.det(vectors)
+    if not (np.isfinite(vectors).all() and abs(volume) > 0):
+        raise MetricError("the cell has no volume; wanted three independent box vectors")
+    if volume < 0:
+        # A left-handed set of vectors spans the same lattice with one of them reversed.
+        vectors = vectors * np.array([[1.0], [1.0], [-1.0]])
+    # Rows in terms of an orthonormal frame along a, then in the plane of a and b.
+    x = vectors[0] / np.linalg.norm(vectors[0])
+    z = np.cross(vectors[0], vectors[1])
+    z /= np.linalg.norm(z)
+    frame = np.stack([x, np.cross(z, x), z])
+    box = np.tril(vectors @ frame.T)
+    box[2] -= box[1] * np.rint(box[2, 1] / box[1, 1])
+    box[2] -= box[0] * np.rint(box[2, 0] / box[0, 0])
+    box[1] -= box[0] * np.rint(box[1, 0] / box[0, 0])
+    unchanged = np.array_equal(frame, np.eye(3))
+    return box, positions if unchanged else np.asarray(positions, dtype=np.float64) @ frame.T

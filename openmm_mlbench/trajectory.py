@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench.cells import cells_of_dcd
 from openmm_mlbench.errors import TrajectoryError
 from openmm_mlbench.topology import Topology
 from openmm_mlbench.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
@@ -136,7 +137,7 @@ def read_dcd(
     positions_A = np.stack([frames["x"], frames["y"], frames["z"]], axis=-1).astype(np.float64)
     return Trajectory(
         positions_nm=positions_A * NM_PER_ANGSTROM,
-        box_vectors_nm=_box_vectors_nm(frames["cell"]) if header.has_cell else None,
+        box_vectors_nm=NM_PER_ANGSTROM * cells_of_dcd(frames["cell"]) if header.has_cell else None,
         atomic_numbers=np.asarray(topology.atomic_numbers, dtype=np.int64),
         frame_interval_ps=frame_interval_ps,
         # Counted in intervals, for the header's time step is in single precision.
@@ -197,16 +198,3 @@ def _read_frames(path: Path, content: NDArray[np.uint8], header: _Header, *, all
             frame = int(np.flatnonzero(frames[f"{axis}_open"] != 4 * header.n_atoms)[0])
             raise TrajectoryError(f"{path}: damaged at frame {frame} of {n_frames}; run this replica again")
     return frames
-
-
-def _box_vectors_nm(cells: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Box vectors from (a, cos gamma, b, cos beta, cos alpha, c), lengths in A."""
-    a, cos_gamma, b, cos_beta, cos_alpha, c = cells.T
-    vectors = np.zeros((len(cells), 3, 3))
-    vectors[:, 0, 0] = a
-    vectors[:, 1, 0] = b * cos_gamma
-    vectors[:, 1, 1] = b * np.sqrt(1 - cos_gamma**2)
-    vectors[:, 2, 0] = c * cos_beta
-    vectors[:, 2, 1] = c * (cos_alpha - cos_beta * cos_gamma) / np.sqrt(1 - cos_gamma**2)
-    vectors[:, 2, 2] = np.sqrt(c**2 - vectors[:, 2, 0] ** 2 - vectors[:, 2, 1] ** 2)
-    return vectors * NM_PER_ANGSTROM

@@ -1,24 +1,39 @@
-"""Watching a running simulation: when to stop it, and what to write down then."""
+"""Watching a running simulation: when it has collapsed."""
 
-import csv
 import math
 from collections import deque
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_mlbench.files import atomic_path, finite_or_none, write_json
-from openmm_mlbench.topology import bond_lengths
+from openmm_mlbench.cells import nearest_images
 from openmm_mlbench.units import ANGSTROM_PER_NM
 
 NOT_FINITE = "not-finite"
 BOND = "bond-deviation"
+RDF = "rdf"
 ENERGY = "energy"
 TEMPERATURE = "temperature"
-SPEED = "speed"
+DISPLACEMENT = "displacement"
+
+
+class WindowCriterion(Interface):
+    """Judges windows of frames, as RDFs need them; crosses into worker processes.
+
+    ``description`` is plain JSON and goes into run.json.
+    """
+
+    description: dict[str, Any]
+    threshold_A: float
+    frames_per_window: int
+
+    def deviations_A(  # noqa: N802 - A is the unit
+        self, positions_nm: NDArray[np.float64], box_vectors_nm: NDArray[np.float64]
+    ) -> dict[str, float]:
+        """By the label of a pair of species, for positions (n_frames, n_atoms, 3) and boxes (n_frames, 3, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,8 @@ class Thresholds:
         bond_deviation_A: largest deviation of a bond from its equilibrium length.
         energy_kJ_mol_per_atom: largest change of the potential energy since the start.
         temperature_ratio: largest kinetic temperature, in units of the protocol's.
-        speed_nm_ps: largest mean speed of an atom between two frames.
+        speed_nm_ps: largest mean speed of an atom between two frames, where displacement_A is None.
+        displacement_A: largest move of an atom between two frames (beyond what a change of the cell made of it).
         frames_before: frames before the offence that the dossier keeps.
         frames_after: the run goes on for so many frames after a bond gave way,
             which confirms the finding and shows what came of it.
@@ -43,6 +59,7 @@ class Thresholds:
     energy_kJ_mol_per_atom: float = 1000.0
     temperature_ratio: float = 20.0
     speed_nm_ps: float = 100.0
+    displacement_A: float | None = None
     frames_before: int = 20
     frames_after: int = 5
 
@@ -60,6 +77,7 @@ class FrameRecord:
     T_vib_K: float | None
     max_bond_deviation_A: float
     max_force_kJ_mol_nm: float
+    volume_A3: float | None = None
 
     @property
     def total_energy_kJ_mol(self) -> float:  # noqa: N802 - J is the unit's
@@ -77,6 +95,7 @@ class Stop:
         step: integration step of the offending frame (frames are as fine as it gets).
         time_ps: its time.
         bond: atoms, names, length and equilibrium length of the first offending bond, or None.
+        pair: label and deviation (A) of the worst RDF of the first offending window, or None.
     """
 
     reason: str
@@ -84,6 +103,7 @@ class Stop:
     step: int
     time_ps: float
     bond: dict[str, Any] | None = None
+    pair: dict[str, Any] | None = None
 
 
 class Monitor:
@@ -99,6 +119,9 @@ class Monitor:
         start_energy_kJ_mol: potential energy of the start frame.
         positions_nm: (n_atoms, 3), where the simulation starts or goes on.
         recent: frames before that point, when it goes on.
+        box_nm: (3, 3), rows are box vectors where it starts, or None.
+        window: judges windows of frames.
+        held: frames of a window that is not whole yet, when it goes on: positions (n_atoms, 3) and boxes (3, 3), nm.
     """
 
     def __init__(
@@ -113,6 +136,9 @@ class Monitor:
         start_energy_kJ_mol: float,
         positions_nm: NDArray[np.float64],
         recent: list[dict[str, Any]] | None = None,
+        box_nm: NDArray[np.float64] | None = None,
+        window: WindowCriterion | None = None,
+        held: list[tuple[NDArray[np.float64], NDArray[np.float64]]] | None = None,
     ) -> None:
         self.thresholds = thresholds
         self.bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
@@ -121,30 +147,48 @@ class Monitor:
         self.temperature_K = temperature_K
         self.frame_interval_ps = frame_interval_ps
         self.start_energy_kJ_mol = start_energy_kJ_mol
-        self.recent: deque[FrameRecord] = deque(maxlen=thresholds.frames_before + thresholds.frames_after + 1)
+        kept = max(thresholds.frames_before, window.frames_per_window if window else 0)
+        self.recent: deque[FrameRecord] = deque(maxlen=kept + thresholds.frames_after + 1)
         self.recent.extend(FrameRecord(**row) for row in recent or [])
         self.offence: Stop | None = None
         self.frames_beyond = 0
         self._frames_since = 0
-        self._previous_nm = positions_nm
+        self.window = window
+        self._held = list(held or [])
+        self.previous_nm, self.previous_box_nm = positions_nm, box_nm
 
-    def bond_deviations_A(self, positions_nm: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: N802 - A is the unit
-        """(n_bonds,), | |x_i - x_j| - b_ij |        (paper, eq. 9)."""
-        return np.abs(bond_lengths(positions_nm * ANGSTROM_PER_NM, self.bonds) - self.equilibrium_A)
+    def bond_deviations_A(  # noqa: N802 - A is the unit
+        self, positions_nm: NDArray[np.float64], box_nm: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """(n_bonds,), | |x_i - x_j| - b_ij |        (paper, eq. 9), nearest images in a periodic cell."""
+        return np.abs(self._bond_lengths_A(positions_nm, box_nm) - self.equilibrium_A)
 
-    def check(self, record: FrameRecord, positions_nm: NDArray[np.float64]) -> Stop | None:
+    def _bond_lengths_A(  # noqa: N802 - A is the unit
+        self, positions_nm: NDArray[np.float64], box_nm: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        vectors = positions_nm[self.bonds[:, 1]] - positions_nm[self.bonds[:, 0]]
+        return ANGSTROM_PER_NM * np.linalg.norm(_nearest(vectors, box_nm), axis=1)
+
+    def check(
+        self,
+        record: FrameRecord,
+        positions_nm: NDArray[np.float64],
+        box_nm: NDArray[np.float64] | None = None,
+    ) -> Stop | None:
         """Take note of a frame; a Stop when the simulation has to end here."""
         self.recent.append(record)
-        collapse = self._collapse(record, positions_nm)
-        self._previous_nm = positions_nm
+        collapse = self.collapse(record, positions_nm, box_nm) or self._strange_window(
+            record, positions_nm, box_nm
+        )
+        self.previous_nm, self.previous_box_nm = positions_nm, box_nm
         if collapse is not None:
             # A bond that gave way before is where the trouble began.
             self.offence = self.offence or collapse
             return self.offence
-        beyond = record.max_bond_deviation_A > self.thresholds.bond_deviation_A
-        self.frames_beyond += beyond
+        broken = self.broken_bond(record, positions_nm, box_nm)
+        self.frames_beyond += broken is not None
         if self.offence is None:
-            self.offence = self._broken_bond(record, positions_nm) if beyond else None
+            self.offence = broken
             return self.offence if self.thresholds.frames_after == 0 else None
         self._frames_since += 1
         return self.offence if self._frames_since >= self.thresholds.frames_after else None
@@ -158,8 +202,13 @@ class Monitor:
         """The recent frames as plain dicts, to be kept in a checkpoint."""
         return [asdict(record) for record in self.recent]
 
-    def _collapse(self, record: FrameRecord, positions_nm: NDArray[np.float64]) -> Stop | None:
-        """Collapse by anything but a bond: such a frame ends the run at once."""
+    def collapse(
+        self,
+        record: FrameRecord,
+        positions_nm: NDArray[np.float64],
+        box_nm: NDArray[np.float64] | None = None,
+    ) -> Stop | None:
+        """Collapse that one frame shows, by anything but a bond: it ends the run at once."""
         limits = self.thresholds
 
         def stop(reason: str, message: str) -> Stop:
@@ -181,20 +230,74 @@ class Monitor:
                 f"kinetic temperature {record.temperature_K:.4g} K; "
                 f"limit {limits.temperature_ratio * self.temperature_K:g} K",
             )
-        jump_nm = np.linalg.norm(positions_nm - self._previous_nm, axis=1)
-        atom = int(jump_nm.argmax())
-        if jump_nm[atom] > limits.speed_nm_ps * self.frame_interval_ps:
+        moved_A = ANGSTROM_PER_NM * np.linalg.norm(positions_nm - self._previous_in(box_nm), axis=1)
+        atom = int(moved_A.argmax())
+        if moved_A[atom] > self.displacement_limit_A:
             return stop(
-                SPEED,
-                f"atom {atom} ({self.atom_names[atom]}) moved {jump_nm[atom]:.4g} nm between two frames; "
-                f"limit {limits.speed_nm_ps * self.frame_interval_ps:g} nm",
+                DISPLACEMENT,
+                f"atom {atom} ({self.atom_names[atom]}) moved {moved_A[atom]:.4g} A between two frames; "
+                f"limit {self.displacement_limit_A:g} A",
             )
         return None
 
-    def _broken_bond(self, record: FrameRecord, positions_nm: NDArray[np.float64]) -> Stop:
-        worst = int(self.bond_deviations_A(positions_nm).argmax())
+    @property
+    def displacement_limit_A(self) -> float:  # noqa: N802 - A is the unit
+        """The furthest that an atom may move between two frames, A."""
+        if self.thresholds.displacement_A is not None:
+            return self.thresholds.displacement_A
+        return self.thresholds.speed_nm_ps * self.frame_interval_ps * ANGSTROM_PER_NM
+
+    def _previous_in(self, box_nm: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Positions of the frame before, scaled with the cell: unwrapped atoms far out move with a barostat."""
+        before = self.previous_box_nm
+        if box_nm is None or before is None or np.array_equal(box_nm, before):
+            return self.previous_nm
+        return self.previous_nm @ np.linalg.solve(before, box_nm)
+
+    def _strange_window(
+        self, record: FrameRecord, positions_nm: NDArray[np.float64], box_nm: NDArray[np.float64] | None
+    ) -> Stop | None:
+        """Take a frame into the window, and judge the window when it is whole        (paper, eq. 8)."""
+        window = self.window
+        if window is None or box_nm is None:
+            return None
+        # As the trajectory keeps them, so that a window that was interrupted is judged alike.
+        self._held.append((as_stored(positions_nm), box_nm))
+        if len(self._held) < window.frames_per_window:
+            return None
+        held, self._held = self._held, []
+        deviations = window.deviations_A(
+            np.stack([frame for frame, _ in held]), np.stack([box for _, box in held])
+        )
+        label, worst = max(deviations.items(), key=lambda item: item[1])
+        # Not a number has deviated too.
+        if worst <= window.threshold_A:
+            return None
+        steps = record.step - self.recent[-2].step if len(self.recent) > 1 else record.step
+        before = window.frames_per_window - 1
+        return Stop(
+            reason=RDF,
+            message=f"RDF of {label} over the window of {window.frames_per_window} frames that ends at "
+            f"{record.time_ps:g} ps is {worst:.3g} A off the reference; limit {window.threshold_A:g} A",
+            step=record.step - before * steps,
+            time_ps=round(record.time_ps - before * self.frame_interval_ps, 9),
+            pair={"label": label, "deviation_A": float(worst), "window_frames": window.frames_per_window},
+        )
+
+    def broken_bond(
+        self,
+        record: FrameRecord,
+        positions_nm: NDArray[np.float64],
+        box_nm: NDArray[np.float64] | None = None,
+    ) -> Stop | None:
+        """The Stop for the worst bond of a frame, if one is beyond its limit."""
+        lengths = self._bond_lengths_A(positions_nm, box_nm)
+        deviations = np.abs(lengths - self.equilibrium_A)
+        if not (deviations > self.thresholds.bond_deviation_A).any():
+            return None
+        worst = int(deviations.argmax())
         i, j = (int(atom) for atom in self.bonds[worst])
-        length_A = float(bond_lengths(positions_nm * ANGSTROM_PER_NM, self.bonds)[worst])
+        length_A = float(lengths[worst])
         names = [self.atom_names[i], self.atom_names[j]]
         return Stop(
             reason=BOND,
@@ -212,31 +315,13 @@ class Monitor:
         )
 
 
-def write_dossier(folder: Path, stop: Stop, monitor: Monitor, trajectory: bytes) -> None:
-    """Write what is known of a collapse: dossier.json, frames.csv, frames.dcd.
+def as_stored(positions_nm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Positions as a DCD file gives them back: A in single precision."""
+    return (ANGSTROM_PER_NM * positions_nm).astype(np.float32).astype(np.float64) / ANGSTROM_PER_NM
 
-    Args:
-        folder: the dossier's folder.
-        stop: why the run ended.
-        monitor: its recent frames.
-        trajectory: DCD file with the frames around the offence.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "frames.dcd") as temporary:
-        temporary.write_bytes(trajectory)
-    columns = [item.name for item in fields(FrameRecord)]
-    with atomic_path(folder / "frames.csv") as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(monitor.rows())
-    forces = [finite_or_none(record.max_force_kJ_mol_nm) for record in monitor.recent]
-    write_json(
-        folder / "dossier.json",
-        {
-            **asdict(stop),
-            "frames_beyond_threshold": monitor.frames_beyond,
-            "max_force_kJ_mol_nm": forces,
-            "steps": [record.step for record in monitor.recent],
-            "thresholds": asdict(monitor.thresholds),
-        },
-    )
+
+def _nearest(vectors: NDArray[np.float64], box_nm: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """The shortest image of each vector (n, 3) in a periodic cell; as they are without one."""
+    if box_nm is None or not len(vectors) or not np.isfinite(vectors).all():
+        return vectors
+    return nearest_images(vectors[None], box_nm[None])[0]

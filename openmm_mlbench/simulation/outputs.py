@@ -4,6 +4,7 @@ Both can be cut back to the byte offsets that a checkpoint remembers, so that
 a resumed run leaves the files that it would have left without the break.
 """
 
+import io
 import os
 import struct
 from contextlib import suppress
@@ -14,8 +15,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench.cells import cells_of_dcd
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.simulation.monitor import FrameRecord
+from openmm_mlbench.units import NM_PER_ANGSTROM
 
 TRAJECTORY = "trajectory.dcd"
 LOG = "log.csv"
@@ -31,8 +34,12 @@ COLUMNS = (
     "max_bond_deviation_A",
     "steps_per_second",
 )
-# Layout of OpenMM's DCD header: frame count, last step, second title line, whole header.
-_FRAMES_AT, _LAST_STEP_AT, _TITLE_AT, HEADER_BYTES = 8, 20, 180, 276
+# In a periodic cell only; before the last column, the only one that a clock decides.
+_VOLUME = "volume_A3"
+# Layout of OpenMM's DCD header: frame count, last step, second title line, number of atoms, whole header.
+_FRAMES_AT, _LAST_STEP_AT, _TITLE_AT, _ATOMS_AT, HEADER_BYTES = 8, 20, 180, 268, 276
+# Beyond this a DCD file, A in single precision, says nothing.
+_EDGE_NM = 1e6
 _TITLE = b"Unwrapped coordinates, written by openmm_mlbench"
 
 
@@ -67,6 +74,12 @@ class ReplicaFiles:
         self.folder = folder
         if offsets is not None:
             truncate(folder, offsets, steps_per_frame)
+        periodic = topology.getPeriodicBoxVectors() is not None
+        self._columns: tuple[str, ...] = (*COLUMNS[:-1], _VOLUME, COLUMNS[-1]) if periodic else COLUMNS
+        if offsets is not None:
+            # As they were begun, maybe by another version.
+            with open(folder / LOG, encoding="utf-8") as file:
+                self._columns = tuple(file.readline().strip().split(","))
         mode = "w+b" if offsets is None else "r+b"
         self._trajectory: IO[bytes] = open(folder / TRAJECTORY, mode)  # noqa: SIM115 - closed by close()
         self._log: IO[str] = open(folder / LOG, "w" if offsets is None else "a", newline="")  # noqa: SIM115
@@ -83,20 +96,20 @@ class ReplicaFiles:
             # OpenMM puts the date here, and then no two runs would leave equal files.
             self._trajectory.seek(_TITLE_AT)
             self._trajectory.write(_TITLE.ljust(80, b"\0"))
-            self._log.write(",".join(COLUMNS) + "\n")
+            self._log.write(",".join(self._columns) + "\n")
             self.flush()
 
     def append(
         self,
         record: FrameRecord,
         positions_nm: NDArray[np.float64],
-        box_vectors: Any,
+        box_nm: NDArray[np.float64] | None,
         steps_per_second: float,
     ) -> None:
         """Write one frame and its row; both reach the operating system at once."""
-        self._dcd.writeModel(positions_nm, periodicBoxVectors=box_vectors)
+        self._dcd.writeModel(positions_nm, periodicBoxVectors=_quantity(box_nm))
         self.n_frames += 1
-        values = [getattr(record, name) for name in COLUMNS[2:-1]]
+        values = [getattr(record, name) for name in self._columns[2:-1]]
         row = [str(record.step), f"{record.time_ps:.10g}", *(_text(value) for value in values)]
         self._log.write(",".join([*row, f"{steps_per_second:.1f}"]) + "\n")
         self.flush()
@@ -160,6 +173,75 @@ def last_frames(folder: Path, n_frames: int, n_kept: int, steps_per_frame: int) 
     counts = struct.pack("<2i", n_kept, first_step)
     header = header[:_FRAMES_AT] + counts + header[_FRAMES_AT + 8 :]
     return header + frames[(n_frames - n_kept) * size :]
+
+
+def read_frames(
+    folder: Path, n_frames: int, n_kept: int
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Positions (n_atoms, 3) and box vectors (3, 3), nm, of the last of the first n_frames of a periodic trajectory.
+
+    Args:
+        folder: of the replica.
+        n_frames: frames up to where.
+        n_kept: how many of them to take.
+    """
+    if not n_kept:
+        return []
+    (n_atoms,) = np.fromfile(folder / TRAJECTORY, dtype="<i4", count=1, offset=_ATOMS_AT)
+    axis = [("open", "<i4"), ("values", "<f4", (n_atoms,)), ("close", "<i4")]
+    frame = np.dtype(
+        [
+            ("cell_open", "<i4"),
+            ("cell", "<f8", (6,)),
+            ("cell_close", "<i4"),
+            ("x", axis),
+            ("y", axis),
+            ("z", axis),
+        ]
+    )
+    begin = HEADER_BYTES + (n_frames - n_kept) * frame.itemsize
+    frames = np.fromfile(folder / TRAJECTORY, dtype=frame, count=n_kept, offset=begin)
+    positions_A = np.stack([frames[name]["values"] for name in "xyz"], axis=-1).astype(np.float64)
+    return list(
+        zip(positions_A * NM_PER_ANGSTROM, cells_of_dcd(frames["cell"]) * NM_PER_ANGSTROM, strict=True)
+    )
+
+
+def dcd_bytes(
+    topology: Any,
+    positions_nm: NDArray[np.float64],
+    boxes_nm: NDArray[np.float64] | None,
+    *,
+    timestep_ps: float,
+    first_step: int,
+) -> bytes:
+    """A DCD file with a frame for every step.
+
+    Args:
+        topology: OpenMM topology.
+        positions_nm: (n_frames, n_atoms, 3).
+        boxes_nm: (n_frames, 3, 3) or None.
+        timestep_ps: time between frames.
+        first_step: step of the first one.
+    """
+    from openmm.app import DCDFile
+
+    file = io.BytesIO()
+    dcd = DCDFile(file, topology, timestep_ps, first_step, 1)
+    for i, positions in enumerate(positions_nm):
+        # What left the range of the file stays at its edge.
+        inside = np.clip(np.nan_to_num(positions), -_EDGE_NM, _EDGE_NM)
+        dcd.writeModel(inside, periodicBoxVectors=None if boxes_nm is None else _quantity(boxes_nm[i]))
+    file.seek(_TITLE_AT)
+    file.write(_TITLE.ljust(80, b"\0"))
+    return file.getvalue()
+
+
+def _quantity(box_nm: NDArray[np.float64] | None) -> Any:
+    """Box vectors as OpenMM's file writers want them."""
+    import openmm
+
+    return None if box_nm is None else [openmm.Vec3(*row) for row in box_nm] * openmm.unit.nanometer
 
 
 def _write_counts(file: IO[bytes], n_frames: int, steps_per_frame: int) -> None:

@@ -24,9 +24,10 @@ from openmm_mlbench.simulation.checkpoint import (
     read_checkpoints,
     save_checkpoint,
 )
+from openmm_mlbench.simulation.dossier import FullRate, Observation, Rewind, write_dossier
 from openmm_mlbench.simulation.momenta import compute_temperatures, draw_velocities, velocity_lag_ps
-from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Stop, Thresholds, write_dossier
-from openmm_mlbench.simulation.outputs import ReplicaFiles, last_frames, truncate
+from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Stop, Thresholds, WindowCriterion
+from openmm_mlbench.simulation.outputs import ReplicaFiles, dcd_bytes, last_frames, read_frames, truncate
 from openmm_mlbench.simulation.platforms import (
     PlatformChoice,
     context_properties,
@@ -86,6 +87,8 @@ class ReplicaTask:
         platform: OpenMM platform.
         threads: CPU threads.
         resume: go on from the latest checkpoint.
+        box_nm: (3, 3), rows are the box vectors of the start frame, nm, or None: those of the structure, if any.
+        window: judges windows of frames, or None.
     """
 
     replica: int
@@ -103,6 +106,8 @@ class ReplicaTask:
     platform: PlatformChoice
     threads: int = 1
     resume: bool = False
+    box_nm: NDArray[np.float64] | None = None
+    window: WindowCriterion | None = None
 
 
 def run_replica(
@@ -219,6 +224,8 @@ class _Replica:
         )
         self.context = create_context(self.system, self.integrator, task.platform)
         self.properties = context_properties(self.context)
+        self.periodic = bool(self.system.usesPeriodicBoundaryConditions())
+        self.rewind = Rewind(self.context, task.protocol.steps_per_frame)
 
     def run(self) -> ReplicaStatus:
         """From start or checkpoint to the end."""
@@ -255,11 +262,15 @@ class _Replica:
                 start_energy_kJ_mol=start_energy,
                 positions_nm=self._positions(),
                 recent=checkpoint.recent if checkpoint else None,
+                box_nm=self._box(),
+                window=task.window,
+                held=self._held_frames(),
             )
             if not math.isfinite(start_energy):
                 return self._collapse(
                     self.monitor.exploded(0, 0.0, "energy of the start frame is NaN or infinite")
                 )
+            self._remember(self.monitor.previous_nm)
             return self._loop()
         finally:
             self.files.close()
@@ -305,7 +316,7 @@ class _Replica:
             self.integrator.step(n_steps)
             # A collapsing frame may hold anything; the monitor looks at what comes out.
             with np.errstate(all="ignore"):
-                record, positions_nm, box = self._observe()
+                now = self._observe(self.step + n_steps)
         except openmm.OpenMMException as error:
             if not _NAN.search(str(error)):
                 raise
@@ -314,27 +325,37 @@ class _Replica:
         self.step += n_steps
         self.timed_steps += n_steps
         self.speed = n_steps / (time.perf_counter() - begin)
+        offence = self.monitor.offence
         with np.errstate(all="ignore"):
-            stop = self.monitor.check(record, positions_nm)
-        self.last_frame_written = bool((np.abs(positions_nm) < _LARGEST_POSITION_NM).all())
+            stop = self.monitor.check(now.record, now.positions_nm, now.box_nm)
+        self.last_frame_written = bool((np.abs(now.positions_nm) < _LARGEST_POSITION_NM).all())
         if self.last_frame_written:
-            self.files.append(record, positions_nm, box, self.speed)
+            self.files.append(now.record, now.positions_nm, now.box_nm, self.speed)
+        if self.monitor.offence is None:
+            self._remember(now.positions_nm)
+        elif offence is None:
+            self.rewind.note(self.step, now.positions_nm)
         return stop
 
-    def _observe(self) -> tuple[FrameRecord, NDArray[np.float64], Any]:
-        """The present frame: one evaluation of energy and forces."""
+    def _remember(self, positions_nm: NDArray[np.float64]) -> None:
+        window = self.task.window
+        begins = window is not None and self.files.n_frames % window.frames_per_window == 0
+        self.rewind.keep(self.step, positions_nm, window_begins=begins)
+
+    def _observe(self, step: int) -> Observation:
+        """The present configuration: one evaluation of energy and forces."""
         state = self.context.getState(positions=True, velocities=True, forces=True, energy=True)
         positions_nm = _numbers(state.getPositions(asNumpy=True))
         forces = _numbers(state.getForces(asNumpy=True))
         velocities = _numbers(state.getVelocities(asNumpy=True)) + self.lag_ps * forces / self.masses[:, None]
+        box_nm = _numbers(state.getPeriodicBoxVectors(asNumpy=True)) if self.periodic else None
         temperatures = compute_temperatures(
             positions_nm,
             velocities,
             self.masses,
             self.system.getNumConstraints(),
-            isolated=not self.system.usesPeriodicBoundaryConditions(),
+            isolated=not self.periodic,
         )
-        step = self.step + self.task.protocol.steps_per_frame
         record = FrameRecord(
             step=step,
             time_ps=round(step * self.task.protocol.timestep_ps, 9),
@@ -343,13 +364,16 @@ class _Replica:
             temperature_K=temperatures.total,
             T_rot_K=temperatures.rotation,
             T_vib_K=temperatures.vibration,
-            max_bond_deviation_A=float(self.monitor.bond_deviations_A(positions_nm).max(initial=0.0)),
+            max_bond_deviation_A=float(self.monitor.bond_deviations_A(positions_nm, box_nm).max(initial=0.0)),
             max_force_kJ_mol_nm=float(np.sqrt((forces**2).sum(axis=1)).max()),
+            volume_A3=None if box_nm is None else 1000.0 * abs(float(np.linalg.det(box_nm))),
         )
-        return record, positions_nm, state.getPeriodicBoxVectors()
+        return Observation(record=record, positions_nm=positions_nm, box_nm=box_nm, forces=forces)
 
     def _warm_up(self) -> float:
         """Discarded force calls on the start frame; its potential energy, kJ/mol."""
+        if self.periodic and self.task.box_nm is not None:
+            self.context.setPeriodicBoxVectors(*self.task.box_nm)
         self.context.setPositions(self.task.positions_nm)
         if self.system.getNumConstraints():
             self.context.applyConstraints(self.integrator.getConstraintTolerance())
@@ -391,8 +415,31 @@ class _Replica:
         self.files.sync()
         n_kept = len(self.monitor.recent) - (not self.last_frame_written)
         frames = last_frames(task.folder, self.files.n_frames, n_kept, task.protocol.steps_per_frame)
-        write_dossier(task.folder / "dossier", stop, self.monitor, frames)
+        full_rate = self._full_rate(stop)
+        trajectory = b""
+        if isinstance(full_rate, FullRate):
+            trajectory = dcd_bytes(
+                self.topology,
+                full_rate.positions_nm,
+                full_rate.boxes_nm,
+                timestep_ps=task.protocol.timestep_ps,
+                first_step=full_rate.steps[0].step,
+            )
+        write_dossier(task.folder / "dossier", stop, self.monitor, frames, full_rate, trajectory)
         return self._end("unstable", reason=stop.reason, message=stop.message, stable_ps=stop.time_ps)
+
+    def _full_rate(self, stop: Stop) -> FullRate | str:
+        """The steps around the offence, or why there are none; no trouble here changes how the replica ended."""
+        if self.task.protocol.metadynamics is not None:
+            return "a repetition would deposit hills; see frames.dcd"
+        numbers = np.array([atom.element.atomic_number for atom in self.topology.atoms()])
+        try:
+            with np.errstate(all="ignore"):
+                return self.rewind.repeat(
+                    stop, self.monitor, numbers, self._observe, lambda: self.integrator.step(1)
+                )
+        except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises
+            return f"could not be repeated ({type(error).__name__}: {_one_line(error)})"
 
     def _fail(self, error: Exception) -> ReplicaStatus:
         """An error of the engine or the model: this replica ends, the others go on."""
@@ -453,6 +500,18 @@ class _Replica:
 
     def _positions(self) -> NDArray[np.float64]:
         return _numbers(self.context.getState(positions=True).getPositions(asNumpy=True))
+
+    def _box(self) -> NDArray[np.float64] | None:
+        if not self.periodic:
+            return None
+        return _numbers(self.context.getState().getPeriodicBoxVectors(asNumpy=True))
+
+    def _held_frames(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Frames of the window that a checkpoint fell into."""
+        if self.task.window is None or not self.files.n_frames:
+            return []
+        n_held = self.files.n_frames % self.task.window.frames_per_window
+        return read_frames(self.task.folder, self.files.n_frames, n_held)
 
 
 def _has_ended(status: ReplicaStatus, task: ReplicaTask) -> bool:

@@ -26,7 +26,7 @@ FORMAT = "openmm-mlbench run"
 STATES = ("running", "finished", "unstable", "interrupted", "failed")
 _RUN_FILES = (RUN, "protocol.xml", "topology.pdb", "metrics.json", "report.html")
 _REPLICA_FILES = ("trajectory.dcd", "log.csv", STATUS, "checkpoint.json")
-_DOSSIER_FILES = ("dossier.json", "frames.csv", "frames.dcd", "error.txt")
+_DOSSIER_FILES = ("dossier.json", "frames.csv", "frames.dcd", "full-rate.csv", "full-rate.dcd", "error.txt")
 _REPLICA_FOLDER = re.compile(r"replica-\d+")
 
 

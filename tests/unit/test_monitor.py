@@ -8,7 +8,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Thresholds, write_dossier
+from openmm_mlbench.simulation.dossier import write_dossier
+from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Thresholds
 from openmm_mlbench.simulation.progress import ProgressDisplay, ProgressUpdate
 
 BONDS = np.array([[0, 1], [1, 2]])
@@ -87,7 +88,7 @@ def test_without_frames_after_it_stops_at_once():
         ("not-finite", chain(), {"force": np.inf}),
         ("energy", chain(), {"energy": -10.0 - 3 * 1001.0}),
         ("temperature", chain(), {"temperature": 20.1 * 300.0}),
-        ("speed", chain() + 5.1, {}),
+        ("displacement", chain() + 5.1, {}),
     ],
 )
 def test_other_collapses_stop_at_once(reason, positions_nm, values):
