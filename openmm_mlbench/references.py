@@ -33,7 +33,9 @@ from openmm_mlbench.topology import bond_lengths, find_bonds, max_bond_deviation
 from openmm_mlbench.units import PS_PER_FS
 
 # Revised MD17 has new labels on the frames of the original trajectory.
-SAME_GEOMETRIES = {"ethanol-rmd17": "ethanol"}
+SAME_GEOMETRIES = {
+    f"{molecule}-rmd17": molecule for molecule in ("aspirin", "ethanol", "naphthalene", "salicylic-acid")
+}
 # Larger data sets of one potential share the observables of that potential.
 SAME_POTENTIAL = {"water-10k": "water-1k", "water-90k": "water-1k"}
 _BROKEN_A = 0.5

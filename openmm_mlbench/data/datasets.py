@@ -111,43 +111,61 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, DatasetEntry], Frames]
 }
 
 
-_ETHANOL = (6, 6, 8, 1, 1, 1, 1, 1, 1)
+# Elements in MD17's order of atoms, and the stems of the names of files in $MLBENCH_DATA and of official ones.
+_MOLECULES = {
+    "aspirin": ((6,) * 7 + (8,) * 3 + (6, 6, 8) + (1,) * 8, "aspirin", "aspirin"),
+    "ethanol": ((6, 6, 8) + (1,) * 6, "ethanol", "ethanol"),
+    "naphthalene": ((6,) * 10 + (1,) * 8, "naphthalene", "naphthalene"),
+    "salicylic-acid": ((6, 6, 6, 8, 6, 6, 6, 6, 8, 8) + (1,) * 6, "salicylic_acid", "salicylic"),
+}
 # The paper's split of MD17, and one for the subsets of about 8,600 frames.
 _MD17_SPLITS = ((9500, 500, 10000), (950, 50, 1000))
 # The authors of rMD17 advise against training on more than 1,000 of its frames.
 _RMD17_SPLITS = ((950, 50, 1000),)
 
+
+def _molecule(system: str) -> tuple[DatasetEntry, ...]:
+    """MD17, revised MD17 and GFN2 data of one molecule."""
+    atomic_numbers, stem, official = _MOLECULES[system]
+    return (
+        DatasetEntry(
+            name=system,
+            system=system,
+            atomic_numbers=atomic_numbers,
+            files=(
+                DataFile(place="data", path=f"rmd17/{stem}.npz", reader="md17"),
+                DataFile(place="fetched", path=f"md17-{system}/md17_{official}.npz", reader="md17"),
+            ),
+            splits=_MD17_SPLITS,
+            summary="original MD17 labels, PBE+vdW-TS, 500 K",
+        ),
+        DatasetEntry(
+            name=f"{system}-rmd17",
+            system=system,
+            atomic_numbers=atomic_numbers,
+            files=(
+                DataFile(place="data", path=f"rmd17/{stem}.npz", reader="rmd17"),
+                DataFile(place="fetched", path=f"rmd17/rmd17/npz_data/rmd17_{official}.npz", reader="rmd17"),
+            ),
+            splits=_RMD17_SPLITS,
+            summary="revised MD17 labels, PBE/def2-SVP, 500 K",
+        ),
+        DatasetEntry(
+            name=f"{system}-gfn2",
+            system=system,
+            atomic_numbers=atomic_numbers,
+            files=(DataFile(place="shipped", path=f"{system}/{system}-gfn2.npz", reader="own"),),
+            splits=((1000, 50, 450),),
+            summary="GFN2-xTB dynamics, 500 K, shipped",
+        ),
+    )
+
+
 DATASETS = (
-    DatasetEntry(
-        name="ethanol",
-        system="ethanol",
-        atomic_numbers=_ETHANOL,
-        files=(
-            DataFile(place="data", path="rmd17/ethanol.npz", reader="md17"),
-            DataFile(place="fetched", path="md17-ethanol/md17_ethanol.npz", reader="md17"),
-        ),
-        splits=_MD17_SPLITS,
-        summary="original MD17 labels, PBE+vdW-TS, 500 K",
-    ),
-    DatasetEntry(
-        name="ethanol-rmd17",
-        system="ethanol",
-        atomic_numbers=_ETHANOL,
-        files=(
-            DataFile(place="data", path="rmd17/ethanol.npz", reader="rmd17"),
-            DataFile(place="fetched", path="rmd17/rmd17/npz_data/rmd17_ethanol.npz", reader="rmd17"),
-        ),
-        splits=_RMD17_SPLITS,
-        summary="revised MD17 labels, PBE/def2-SVP, 500 K",
-    ),
-    DatasetEntry(
-        name="ethanol-gfn2",
-        system="ethanol",
-        atomic_numbers=_ETHANOL,
-        files=(DataFile(place="shipped", path="ethanol/ethanol-gfn2.npz", reader="own"),),
-        splits=((1000, 50, 450),),
-        summary="GFN2-xTB dynamics, 500 K, shipped",
-    ),
+    *_molecule("aspirin")[:2],
+    *_molecule("ethanol"),
+    *_molecule("naphthalene")[:2],
+    *_molecule("salicylic-acid")[:2],
 )
 
 
