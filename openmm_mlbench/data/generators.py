@@ -1,14 +1,9 @@
 """Reference data made here: GFN2-xTB molecular dynamics of one molecule.
 
-The run is cut into segments.  Each is one file, written at once, that holds the
-frames of the segment and OpenMM's checkpoint at its end; so a killed run goes
-on from its last segment and gives the same numbers as one that never stopped.
-
 GFN2-xTB: Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019).
 """
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -18,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from openmm_mlbench.assets import asset_path
 from openmm_mlbench.data.frames import Frames
-from openmm_mlbench.data.npz import NpzFile, reason
+from openmm_mlbench.data.npz import reason
+from openmm_mlbench.data.sampling import (
+    FRAMES_PER_SEGMENT,
+    Sampling,
+    run_segments,
+    stream_seeds,
+    structure_path,
+    work_folder,
+)
 from openmm_mlbench.errors import DataError, DependencyError
-from openmm_mlbench.files import atomic_path, read_json, write_json
 from openmm_mlbench.topology import read_structure
 from openmm_mlbench.units import (
     ANGSTROM_PER_BOHR,
@@ -37,87 +37,31 @@ from openmm_mlbench.units import (
     NM_PER_ANGSTROM,
 )
 
-_LOG = logging.getLogger(__name__)
-
 METHOD = "GFN2-xTB"
 # tblite's numerical threshold.  At 0.1 and below forces are within 1.5e-5 eV/A of the limit;
 # labels are computed once per kept frame and can afford more.
 DYNAMICS_ACCURACY = 0.1
 LABEL_ACCURACY = 0.01
-# Labelled frames per segment: at most this many are lost when the run is killed.
-FRAMES_PER_SEGMENT = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class GfnSettings:
+class GfnSettings(Sampling):
     """Everything that decides the numbers of a GFN2 run.
 
-    Args:
-        system: name of a folder in systems/.
-        n_frames: labelled frames to keep, evenly spaced.
-        length_ps: length of the run after equilibration, ps.
-        seed: seed of velocities and Langevin noise.
-        temperature_K: of the Langevin bath.
-        timestep_fs: time step.
-        friction_per_ps: Langevin friction; 10/ps decorrelates energies within 0.1 ps.
-        equilibration_ps: time thrown away at the start.
-        interval_fs: time between the frames kept for h(r).
+    Friction 10/ps decorrelates energies within 0.1 ps.  The frames kept every ``interval_fs``
+    are those of h(r).
     """
 
-    system: str
-    n_frames: int
-    length_ps: float
-    seed: int
     temperature_K: float = 500.0
     timestep_fs: float = 0.5
     friction_per_ps: float = 10.0
     equilibration_ps: float = 5.0
     interval_fs: float = 50.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**31 - 1:
-            raise DataError(f"seed {self.seed}: use a whole number from 0 to {2**31 - 2}")
-        for name in (
-            "n_frames",
-            "length_ps",
-            "temperature_K",
-            "timestep_fs",
-            "friction_per_ps",
-            "interval_fs",
-        ):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise DataError(f"{name} is {getattr(self, name)}; use a positive number")
-        if self.timestep_fs > 1.0:
-            raise DataError(f"timestep_fs is {self.timestep_fs}; unconstrained hydrogens need at most 1 fs")
-        _whole(self.interval_fs / self.timestep_fs, "interval_fs is not a multiple of timestep_fs")
-        _whole(
-            self.equilibration_ps * FS_PER_PS / self.timestep_fs,
-            "equilibration_ps is not a multiple of timestep_fs",
-        )
-        _whole(self.samples / self.n_frames, "length_ps / n_frames is not a multiple of interval_fs")
-
     @property
-    def steps_per_sample(self) -> int:
-        """Steps between frames kept for h(r)."""
-        return round(self.interval_fs / self.timestep_fs)
-
-    @property
-    def samples(self) -> int:
-        """Frames kept for h(r)."""
-        return _whole(
-            self.length_ps * FS_PER_PS / self.interval_fs, "length_ps is not a multiple of interval_fs"
-        )
-
-    @property
-    def samples_per_frame(self) -> int:
-        """Every this many samples one is labelled."""
-        return round(self.samples / self.n_frames)
-
-    @property
-    def segments(self) -> list[int]:
-        """Labelled frames in each segment."""
-        full, rest = divmod(self.n_frames, FRAMES_PER_SEGMENT)
-        return [FRAMES_PER_SEGMENT] * full + ([rest] if rest else [])
+    def frames_per_segment(self) -> int:
+        """Labelled frames of a full segment."""
+        return FRAMES_PER_SEGMENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +81,6 @@ class GfnRun:
     interval_ps: float
     provenance: dict[str, Any]
     path: Path
-
-
-def _whole(value: float, message: str) -> int:
-    if abs(value - round(value)) > 1e-6 or round(value) < 0:
-        raise DataError(f"{message}; change one of the two")
-    return round(value)
 
 
 def _load_tblite() -> Any:
@@ -221,11 +159,7 @@ class _Dynamics:
         import openmm.app
         from openmm import unit
 
-        # LangevinMiddleIntegrator.setRandomNumberSeed(0) would mean "choose at random".
-        noise_seed, velocity_seed = (
-            int(number)
-            for number in np.random.SeedSequence(settings.seed).generate_state(2) % (2**31 - 2) + 1
-        )
+        noise_seed, velocity_seed = stream_seeds(settings.seed)
         self._forces = Gfn2(atomic_numbers, start_A, accuracy=DYNAMICS_ACCURACY, warm_start=True)
         self._labels = Gfn2(atomic_numbers, start_A)
         self._settings = settings
@@ -299,35 +233,6 @@ class _Dynamics:
         return (positions - centre).astype(np.float32)
 
 
-def _read_segment(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        archive = NpzFile(path)
-        return {key: archive.array(key) for key in ("trajectory", "energies", "forces", "checkpoint")}
-    except DataError as error:
-        raise DataError(f"{path}: damaged; delete it and generate again, which computes it anew") from error
-
-
-def _write_segment(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def _prepare(work: Path, provenance: dict[str, Any]) -> None:
-    """Note the settings in a new work folder, or compare with those of an old one."""
-    note = work / "run.json"
-    if not note.exists():
-        write_json(note, provenance)
-        return
-    found = read_json(note)
-    differing = sorted(key for key in provenance if found.get(key) != provenance[key])
-    if differing:
-        key = differing[0]
-        raise DataError(
-            f"{work}: a run with {key} {found.get(key)!r} was begun here, now {provenance[key]!r} is wanted; "
-            "delete the folder or repeat the old command"
-        )
-
-
 def _provenance(settings: GfnSettings) -> dict[str, Any]:
     return {
         **asdict(settings),
@@ -377,60 +282,18 @@ def generate_gfn2(
     """
     wanted = GfnSettings(system=system, n_frames=n_frames, length_ps=length_ps, seed=seed, **settings)
     _load_tblite()
-    topology, start_A = read_structure(_structure(system))
+    topology, start_A = read_structure(structure_path(system))
     out_path = Path(out)
-    folder = Path(work) if work is not None else out_path.with_name(out_path.stem + ".work")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            provenance = _provenance(wanted)
-            _prepare(folder, provenance)
-            parts = _simulate(wanted, folder, topology.atomic_numbers, start_A, progress)
-    except Timeout as error:
-        raise DataError(
-            f"{folder}: another process is generating here; wait for it or give another folder"
-        ) from error
+    provenance = _provenance(wanted)
+    parts = run_segments(
+        wanted,
+        lambda: _Dynamics(wanted, topology.atomic_numbers, start_A),
+        work_folder(out_path, Path(work) if work is not None else None),
+        provenance,
+        ("trajectory", "energies", "forces"),
+        progress,
+    )
     return _assemble(wanted, topology.atomic_numbers, parts, provenance, out_path)
-
-
-def _structure(system: str) -> Path:
-    path = asset_path("systems", system, "topology.pdb")
-    if not path.is_file():
-        there = ", ".join(sorted(found.parent.name for found in asset_path("systems").glob("*/topology.pdb")))
-        raise DataError(f"system {system!r} is not known; there are {there}")
-    return path
-
-
-def _simulate(
-    settings: GfnSettings,
-    folder: Path,
-    atomic_numbers: NDArray[np.int64],
-    start_A: NDArray[np.float64],
-    progress: Callable[[float, float], None] | None,
-) -> list[dict[str, NDArray[Any]]]:
-    dynamics = _Dynamics(settings, atomic_numbers, start_A)
-    parts: list[dict[str, NDArray[Any]]] = []
-    ready = False  # whether the context stands where the next segment begins
-    frames_done = 0
-    for index, n_frames in enumerate(settings.segments):
-        path = folder / f"segment-{index:04d}.npz"
-        if path.exists():
-            parts.append(_read_segment(path))
-            ready = False
-        else:
-            if index == 0:
-                dynamics.equilibrate()
-            elif not ready:
-                dynamics.restore(parts[-1]["checkpoint"].tobytes())
-            ready = True
-            parts.append(dynamics.segment(n_frames))
-            _write_segment(path, parts[-1])
-        frames_done += n_frames
-        done_ps = frames_done * settings.length_ps / settings.n_frames
-        _LOG.info("segment %d: %.4g of %.4g ps", index, done_ps, settings.length_ps)
-        if progress is not None:
-            progress(done_ps, settings.length_ps)
-    return parts
 
 
 def _assemble(

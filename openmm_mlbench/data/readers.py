@@ -40,7 +40,12 @@ _ARRAYS = ("atomic_numbers", "positions", "energies", "forces", "cells", "frame_
 
 
 def write_npz(
-    frames: Frames, path: str | os.PathLike[str], *, single: bool = False, provenance: str | None = None
+    frames: Frames,
+    path: str | os.PathLike[str],
+    *,
+    single: bool = False,
+    compressed: bool = False,
+    provenance: str | None = None,
 ) -> None:
     """Write frames as npz; the same frames give the same bytes.
 
@@ -53,6 +58,7 @@ def write_npz(
         frames: what to write.
         path: target, replaced at once when everything is written.
         single: positions and forces as float32; energies stay float64.
+        compressed: pays where numbers were rounded.
         provenance: any text, kept as it is.
     """
     arrays: dict[str, Any] = {
@@ -64,7 +70,7 @@ def write_npz(
     if provenance is not None:
         arrays["provenance"] = np.array(provenance)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
 
 def _meta(frames: Frames) -> dict[str, Any]:

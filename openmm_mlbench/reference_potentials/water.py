@@ -36,7 +36,11 @@ DISPERSION_GRID_PER_NM = 9.6
 # Factor on both force constants, data set, summary.
 _VARIANTS = {
     "spcfw": (1.0, "water-spcfw-1k", "flexible SPC water as published (Wu 2006)"),
-    "spcfw-mdsim": (2.0, "water-1k", "flexible SPC water with doubled force constants, as in the paper's data"),
+    "spcfw-mdsim": (
+        2.0,
+        "water-1k",
+        "flexible SPC water with doubled force constants, as in the paper's data",
+    ),
 }
 
 
@@ -172,9 +176,7 @@ def _nonbonded(molecules: list[int], box: Any) -> Any:
         )
     force.setNonbondedMethod(openmm.NonbondedForce.LJPME)
     force.setCutoffDistance(CUTOFF_A * NM_PER_ANGSTROM)
-    force.setPMEParameters(
-        EWALD_ALPHA_PER_NM, *(math.ceil(EWALD_GRID_PER_NM * edge) for edge in edges_nm)
-    )
+    force.setPMEParameters(EWALD_ALPHA_PER_NM, *(math.ceil(EWALD_GRID_PER_NM * edge) for edge in edges_nm))
     force.setLJPMEParameters(
         DISPERSION_ALPHA_PER_NM, *(math.ceil(DISPERSION_GRID_PER_NM * edge) for edge in edges_nm)
     )
