@@ -23,13 +23,22 @@ from openmm_mlbench.metrics.stability import stability_results
 from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.references import Reference, load_reference
 from openmm_mlbench.results import Curve, Measurement, Result
-from openmm_mlbench.run_folder import Replica, Run, read_replicas, read_run
+from openmm_mlbench.run_folder import RdfCriterion, Replica, Run, read_replicas, read_run
+from openmm_mlbench.run_measurements import (
+    measure_run_diffusivity,
+    measure_run_drift,
+    measure_run_rdf,
+    rdf_criterion_of,
+)
 
 METRICS_FILE = "metrics.json"
 MAX_POINTS = 1000
 # Blocks of the jackknife that gives a single replica its standard error of the h(r) MAE.
 N_BLOCKS = 10
 TEMPERATURES = {"temperature": "temperature_K", "T_rot": "T_rot_K", "T_vib": "T_vib_K"}
+
+# What condensed systems and NVE runs are measured by, where the protocol asks for it.
+CONDENSED = {"rdf": measure_run_rdf, "diffusivity": measure_run_diffusivity, "drift": measure_run_drift}
 
 ForceEvaluator = Callable[[Frames], NDArray[np.float64]]
 PerReplica = Sequence[Estimate | None]
@@ -58,24 +67,20 @@ def analyze(
     """
     run = read_run(run_folder)
     reference = _reference_of(run.dataset, reference)
-    replicas = read_replicas(run, reference)
-    stability = _measure_stability(run, replicas, reference)
-    h_r, h_r_replicas = _measure_h_r(run, replicas, reference)
-    temperature, temperature_replicas = _measure_temperature(replicas)
-    speed = speed_result([replica.status.get("steps_per_second") for replica in replicas], run.platform)
+    criterion = rdf_criterion_of(run)
+    replicas = read_replicas(run, reference, criterion)
     measurements = [
         _measure_forces(run, force_evaluator, test_frames),
-        stability,
-        h_r,
-        temperature,
-        Measurement(
-            observable="steps_per_second",
-            mode="standard",
-            definition="Integration steps per second of wall time in the simulation itself, start-up left out.",
-            results=[speed],
-        ),
+        _measure_stability(run, replicas, reference, criterion),
     ]
-    per_replica = {"h_r_mae": h_r_replicas, **temperature_replicas}
+    per_replica: dict[str, PerReplica] = {}
+    if "h_r" in run.observables:
+        h_r, per_replica["h_r_mae"] = _measure_h_r(run, replicas, reference)
+        measurements.append(h_r)
+    measurements += [measure(run, replicas) for name, measure in CONDENSED.items() if name in run.observables]
+    temperature, temperature_replicas = _measure_temperature(replicas)
+    per_replica |= temperature_replicas
+    measurements += [temperature, _measure_speed(run, replicas)]
     metrics = {
         "run": _summarize(run, replicas, reference, per_replica),
         "measurements": [measurement.as_json() for measurement in measurements],
@@ -145,32 +150,61 @@ def _forces_from_card(run: Run) -> list[Result]:
     ]
 
 
-def _measure_stability(run: Run, replicas: list[Replica], reference: Reference | None) -> Measurement:
+def _measure_speed(run: Run, replicas: list[Replica]) -> Measurement:
+    return Measurement(
+        observable="steps_per_second",
+        mode="standard",
+        definition="Integration steps per second of wall time in the simulation itself, start-up left out.",
+        results=[
+            speed_result([replica.status.get("steps_per_second") for replica in replicas], run.platform)
+        ],
+    )
+
+
+def _measure_stability(
+    run: Run, replicas: list[Replica], reference: Reference | None, criterion: RdfCriterion | None
+) -> Measurement:
     watched = [replica for replica in replicas if replica.survival.broke or replica.trajectory.n_frames]
     if watched:
         results = stability_results([replica.survival for replica in watched], run.length_ps)
     else:
         note = join_notes("no replica wrote a frame", *(replica.status["message"] for replica in replicas))
         results = [Result(name="stability", status="failed", unit="ps", n_replicas=0, note=note)]
+    watched_rdfs = any(replica.windows is not None for replica in replicas)
     curves = {
         f"replica {replica.index}": _decimated(
             replica.trajectory.times_ps, replica.deviation_A, "A", "largest"
         )
         for replica in replicas
-        if replica.trajectory.n_frames
+        if replica.trajectory.n_frames and (run.criterion == "bonds" or watched_rdfs)
     }
-    bonds = "the reference" if reference is not None else "the start frames (there is no reference)"
     return Measurement(
         observable="stability",
         mode="paper",
         definition=(
-            f"Time of the first frame in which a bond is more than {run.threshold_A:g} A off its mean length in "
-            f"{bonds} (paper, eq. 9), over replicas the Kaplan-Meier mean restricted to the length of the run."
+            f"{_stability_definition(run, reference, criterion)}; over replicas the Kaplan-Meier mean "
+            "restricted to the length of the run."
         ),
-        inputs={"threshold_A": run.threshold_A, "length_ps": run.length_ps},
+        inputs={"criterion": run.criterion, "threshold_A": run.threshold_A, "length_ps": run.length_ps},
         results=results,
         curves=curves,
     )
+
+
+def _stability_definition(run: Run, reference: Reference | None, criterion: RdfCriterion | None) -> str:
+    if run.criterion == "bonds":
+        bonds = "the reference" if reference is not None else "the start frames (there is no reference)"
+        return (
+            f"Time of the first frame in which a bond is more than {run.threshold_A:g} A off its mean length in "
+            f"{bonds} (paper, eq. 9)"
+        )
+    if criterion is not None:
+        return (
+            f"Start of the first window of {run.window_ps:g} ps in which the integral of |RDF - reference| exceeds "
+            f"{run.threshold_A:g} A for any of {', '.join(run.stability_pairs)} (paper, eq. 8)"
+        )
+    missing = f" (no RDF of {run.dataset} to compare with)" if run.criterion == "rdf" else ""
+    return f"Time until the simulation itself was stopped by its monitor{missing}"
 
 
 def _measure_h_r(
@@ -265,8 +299,8 @@ def _measure_temperature(replicas: list[Replica]) -> tuple[Measurement, dict[str
         observable="temperature",
         mode="standard",
         definition=(
-            "Kinetic temperature over the 3N - 3 degrees of freedom of a molecule whose centre of mass rests "
-            "(less one for each constraint), of its rotation and of its vibration; mean over the stable part."
+            "Kinetic temperature over the 3N - 3 degrees of freedom of a system whose centre of mass rests (less one "
+            "for each constraint), and of a molecule's rotation and vibration; mean over the stable part."
         ),
         results=results,
         curves=curves,
@@ -335,6 +369,8 @@ def _summarize(
         "full_length_ps": protocol.get("length_ps"),
         "n_replicas": run.n_replicas,
         "threshold_A": run.threshold_A,
+        "criterion": run.criterion,
+        "ensemble": protocol.get("ensemble"),
         "platform": run.platform,
         "seed": record.get("seed"),
         "frames_from": (record.get("start_frames") or {}).get("dataset"),

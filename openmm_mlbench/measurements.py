@@ -59,6 +59,7 @@ class Source:
         files: one trajectory for each replica.
         start_ps: frames before this time are left out.
         stop_ps: frames after this time are left out; none where None.
+        n_kept: frames from the first on that count, for each file; all where None.
         progress: wraps the chunks, for a progress bar.
     """
 
@@ -66,6 +67,7 @@ class Source:
     files: Sequence[TrajectoryFile]
     start_ps: float = 0.0
     stop_ps: float | None = None
+    n_kept: Sequence[int] | None = None
     progress: Progress = no_progress
 
     def frames(self, file: TrajectoryFile) -> tuple[int, int]:
@@ -78,6 +80,8 @@ class Source:
         stop = file.n_frames
         if self.stop_ps is not None:
             stop = min(stop, file.frame_at(self.stop_ps + 1e-3 * file.frame_interval_ps))
+        if self.n_kept is not None:
+            stop = min(stop, self.n_kept[next(i for i, other in enumerate(self.files) if other is file)])
         if start >= stop:
             last = file.first_frame_ps + (file.n_frames - 1) * file.frame_interval_ps
             raise MetricError(

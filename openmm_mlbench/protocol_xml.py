@@ -160,7 +160,7 @@ def to_xml(protocol: Protocol) -> str:
         root.append(_metadynamics_element(protocol.metadynamics))
     observables = etree.SubElement(root, "Observables")
     for name in protocol.observables:
-        etree.SubElement(observables, "Observable", name=name, **_observable_attributes(protocol, name))
+        etree.SubElement(observables, "Observable", {"name": name, **_observable_attributes(protocol, name)})
     root.append(etree.fromstring(protocol.integrator_xml.encode(), parser()))
     text = etree.tostring(root, encoding="UTF-8", xml_declaration=True, pretty_print=True)
     return text.decode()

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError, MLBenchError, TrajectoryError
 from openmm_mlbench.files import read_json
+from openmm_mlbench.metrics.rdf import AtomPairs
+from openmm_mlbench.metrics.rdf_stability import WindowDeviations, window_deviations
 from openmm_mlbench.metrics.stability import Survival, survival
 from openmm_mlbench.references import Reference
 from openmm_mlbench.topology import Topology, max_bond_deviation, read_topology
@@ -19,6 +21,8 @@ from openmm_mlbench.units import PS_PER_FS
 
 RUN_FILE = "run.json"
 STATUS_FILE = "status.json"
+# Of runs whose record does not say.
+MOLECULE_OBSERVABLES = ("force_mae", "stability", "h_r", "temperature", "steps_per_second")
 LOG_COLUMNS = ("time_ps", "temperature_K", "T_rot_K", "T_vib_K", "max_bond_deviation_A")
 
 
@@ -37,6 +41,15 @@ class Run:
     frame_interval_ps: float
     threshold_A: float
     topology: Topology
+    system: str = ""
+    observables: tuple[str, ...] = MOLECULE_OBSERVABLES
+    criterion: str = "bonds"
+    window_ps: float = 1.0
+    stability_pairs: tuple[str, ...] = ()
+    rdf_pairs: tuple[str, ...] = ("all",)
+    diffusivity_atoms: str | None = None
+    diffusivity_lag_ps: float | None = None
+    metadynamics: dict[str, Any] | None = None
 
     @property
     def card(self) -> dict[str, Any]:
@@ -45,8 +58,43 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RdfCriterion:
+    """Windows of RDFs against the reference (paper, eq. 8).
+
+    Args:
+        pairs: groups of atoms; the worst counts.
+        expected: for each pair g(r) (n_bins,) of the reference.
+        r_max_A: upper edge of its last bin, A.
+        window_ps: length of a window.
+    """
+
+    pairs: tuple[AtomPairs, ...]
+    expected: tuple[NDArray[np.float64], ...]
+    r_max_A: float
+    window_ps: float
+
+    def deviations(self, trajectory: Trajectory) -> WindowDeviations:
+        """Of each window of a trajectory; none where it is shorter than one."""
+        if trajectory.n_frames < max(1, round(self.window_ps / trajectory.frame_interval_ps)):
+            none = {pair.label: np.empty(0) for pair in self.pairs}
+            return WindowDeviations(times_ps=np.empty(0), deviations_A=none, frames_per_window=0, end_ps=0.0)
+        return window_deviations(
+            [trajectory],
+            self.pairs,
+            self.expected,
+            r_max_A=self.r_max_A,
+            mode="paper",
+            window_ps=self.window_ps,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replica:
-    """What one replica left behind, and how long it was stable."""
+    """What one replica left behind, and how long it was stable.
+
+    ``deviation_A`` is, for each frame, the largest of its bonds or that of the RDFs of its
+    window; ``windows`` are these RDF deviations where the protocol watches RDFs.
+    """
 
     index: int
     status: dict[str, Any]
@@ -54,6 +102,7 @@ class Replica:
     trajectory: Trajectory
     deviation_A: NDArray[np.float64]
     survival: Survival
+    windows: WindowDeviations | None = None
 
     @property
     def stable_positions_A(self) -> NDArray[np.float64]:  # noqa: N802 - A is the unit
@@ -92,8 +141,11 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
             length_ps=float(record["length_ps"]),
             n_replicas=int(record["replicas"]),
             frame_interval_ps=float(record["protocol"]["frame_interval_fs"]) * PS_PER_FS,
-            threshold_A=float(record["thresholds"]["bond_deviation_A"]),
+            threshold_A=float(
+                record["protocol"].get("stability_threshold_A") or record["thresholds"]["bond_deviation_A"]
+            ),
             topology=topology,
+            **_observed(record["protocol"]),
         )
     except MLBenchError as error:
         raise MetricError(str(error)) from error
@@ -101,19 +153,42 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         raise MetricError(f"{path / RUN_FILE}: not of a run ({error!r}); simulate again") from error
 
 
-def read_replicas(run: Run, reference: Reference | None) -> list[Replica]:
+def _observed(protocol: dict[str, Any]) -> dict[str, Any]:
+    """What is measured and how; runs of older versions are of molecules and say less."""
+    lag_ps, bias = protocol.get("diffusivity_lag_ps"), protocol.get("metadynamics")
+    return {
+        "system": str(protocol.get("system") or ""),
+        "observables": tuple(str(name) for name in protocol.get("observables") or MOLECULE_OBSERVABLES),
+        "criterion": str(protocol.get("stability_criterion") or "bonds"),
+        "window_ps": float(protocol.get("stability_window_ps") or 1.0),
+        "stability_pairs": tuple(str(pair) for pair in protocol.get("stability_pairs") or ()),
+        "rdf_pairs": tuple(str(pair) for pair in protocol.get("rdf_pairs") or ("all",)),
+        "diffusivity_atoms": protocol.get("diffusivity_atoms"),
+        "diffusivity_lag_ps": None if lag_ps is None else float(lag_ps),
+        "metadynamics": None if bias is None else dict(bias),
+    }
+
+
+def read_replicas(
+    run: Run, reference: Reference | None, rdf_criterion: "RdfCriterion | None" = None
+) -> list[Replica]:
     """Every replica that has begun, in order of its number.
 
     Args:
         run: from ``read_run``.
         reference: gives bonds and their lengths; without one the deviations in the log are taken.
+        rdf_criterion: judges by RDFs instead of bonds.
 
     Raises:
         MetricError: none has begun.
         TrajectoryError: a trajectory or log is damaged.
     """
     folders = {i: run.folder / f"replica-{i}" for i in range(run.n_replicas)}
-    replicas = [_read_replica(run, i, path, reference) for i, path in folders.items() if _has_begun(path)]
+    replicas = [
+        _read_replica(run, i, path, reference, rdf_criterion)
+        for i, path in folders.items()
+        if _has_begun(path)
+    ]
     if not replicas:
         raise MetricError(f"{run.folder}: no replica has begun; finish the run with --resume")
     return replicas
@@ -123,7 +198,9 @@ def _has_begun(folder: Path) -> bool:
     return (folder / STATUS_FILE).is_file()
 
 
-def _read_replica(run: Run, index: int, folder: Path, reference: Reference | None) -> Replica:
+def _read_replica(
+    run: Run, index: int, folder: Path, reference: Reference | None, rdf_criterion: "RdfCriterion | None"
+) -> Replica:
     status = read_json(folder / STATUS_FILE)
     if not isinstance(status, dict) or not {"state", "time_ps", "message"} <= set(status):
         raise MetricError(f"{folder / STATUS_FILE}: not the status of a replica; run it again")
@@ -137,7 +214,13 @@ def _read_replica(run: Run, index: int, folder: Path, reference: Reference | Non
         # It failed before its first step.
         trajectory = _no_frames(run)
         log = {column: np.empty(0) for column in LOG_COLUMNS}
-    if reference is not None:
+    windows = None
+    if run.criterion != "bonds":
+        deviation = np.zeros(trajectory.n_frames)
+        if rdf_criterion is not None:
+            windows = rdf_criterion.deviations(trajectory)
+            deviation = windows.per_frame(trajectory.n_frames)
+    elif reference is not None:
         deviation = max_bond_deviation(trajectory.positions_A, reference.bonds, reference.bond_lengths_A)
     else:
         n_both = min(trajectory.n_frames, len(log["time_ps"]))
@@ -150,10 +233,11 @@ def _read_replica(run: Run, index: int, folder: Path, reference: Reference | Non
         log=log,
         trajectory=trajectory,
         deviation_A=deviation,
+        windows=windows,
         survival=survival(
             deviation,
             trajectory.times_ps,
-            run.threshold_A,
+            np.inf if run.criterion == "none" else run.threshold_A,
             end_ps=float(trajectory.times_ps[-1]) if trajectory.n_frames else 0.0,
             stopped_at_ps=float(status["stable_ps"] or 0.0) if unstable else None,
         ),

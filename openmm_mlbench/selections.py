@@ -74,11 +74,14 @@ class MeasuredTopology:
         return ", ".join(f"{n} {chemical_symbols[int(z)]}" for z, n in zip(numbers, counts, strict=True))
 
     def pairs(self, text: str) -> list[AtomPairs]:
-        """Groups for RDFs, "O-O,O-H": element symbols, or selections in mdtraj's language within quotes.
+        """Groups for RDFs, "O-O,O-H": element symbols, or selections in mdtraj's language; "all": one group of all atoms.
 
         Raises:
             MetricError: not of that form, or a group is empty.
         """
+        if text.strip() == "all":
+            everything = np.arange(self.n_atoms)
+            return [AtomPairs(label="all", a=everything, b=everything)]
         found = []
         for part in text.split(","):
             names = [name.strip() for name in part.split("-")]

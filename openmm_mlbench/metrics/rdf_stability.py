@@ -32,6 +32,14 @@ class WindowDeviations:
     frames_per_window: int
     end_ps: float
 
+    def per_frame(self, n_frames: int) -> NDArray[np.float64]:
+        """(n_frames,), A: the worst pair of each frame's window; frames after the last whole window have its value."""
+        if not len(self.times_ps):
+            return np.zeros(n_frames)
+        worst = np.max(np.stack(list(self.deviations_A.values())), axis=0)
+        window = np.minimum(np.arange(n_frames) // self.frames_per_window, len(worst) - 1)
+        return worst[window]
+
     def survival(self, threshold_A: float) -> Survival:
         """Stable until the first window in which any pair deviates by more than the threshold."""
         worst = np.max(np.stack(list(self.deviations_A.values())), axis=0)

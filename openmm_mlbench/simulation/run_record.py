@@ -114,6 +114,15 @@ def _run_record(plan: Plan) -> dict[str, Any]:
             "length_ps": protocol.length_ps,
             "replicas": protocol.replicas,
             "observables": list(protocol.observables),
+            "constraints": protocol.constraints,
+            "stability_criterion": protocol.stability_criterion,
+            "stability_threshold_A": protocol.stability_threshold_A,
+            "stability_window_ps": protocol.stability_window_ps,
+            "stability_pairs": list(protocol.stability_pairs),
+            "rdf_pairs": list(protocol.rdf_pairs or protocol.stability_pairs or ("all",)),
+            "diffusivity_atoms": protocol.diffusivity_atoms,
+            "diffusivity_lag_ps": protocol.diffusivity_lag_ps,
+            "metadynamics": None if protocol.metadynamics is None else asdict(protocol.metadynamics),
         },
         "model": dict(plan.description),
         "dataset": plan.description.get("dataset"),
@@ -143,6 +152,8 @@ def _run_record(plan: Plan) -> dict[str, Any]:
 
 def _check_same(out: Path, former: dict[str, Any], record: dict[str, Any]) -> None:
     for key in _SAME:
+        if key == "protocol" and former[key]["sha256"] == record[key]["sha256"]:
+            continue  # an older version wrote fewer of its fields
         if former.get(key) != record[key]:
             raise SimulationError(
                 f"{out}: was begun with another {key.replace('_', ' ')} "

@@ -10,24 +10,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "openmm_mlbench"
 # What stands further right may import what stands further left.
 ORDER = [
-    *(
-        "errors",
-        "units",
-        "cells",
-        "dihedrals",
-        "files",
-        "assets",
-        "results",
-        "paper",
-        "topology",
-        "data",
-        "models",
-    ),
-    *("training", "export", "forces", "potential", "ase_calculator", "openmmml_plugin"),
-    *("metadynamics", "protocol_xml", "protocol"),
+    *("errors", "units", "cells", "dihedrals", "files", "assets", "results", "paper", "topology"),
+    *("reference_potentials", "data", "models", "training", "export", "forces", "potential"),
+    *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
     *("references", "measurements", "log_measurements", "free_energy_measurement"),
-    *("stability_measurement", "measure", "run_folder", "analysis", "report", "workflow", "doctor", "cli"),
+    *("stability_measurement", "measure", "run_folder", "run_measurements", "analysis"),
+    *("report", "workflow", "doctor", "cli"),
 ]
 MEASURING = set(ORDER[ORDER.index("trajectory") : ORDER.index("workflow")])
 MAKING = {"models", "training", "export", "forces", "potential", "simulation"}
