@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.metadynamics.bias import BiasPlan, plan_bias
+from openmm_mlbench.simulation.metadynamics.walkers import cut_back_walkers
 from openmm_mlbench.simulation.monitor import Thresholds
 from openmm_mlbench.simulation.platforms import choose_platform
 from openmm_mlbench.simulation.progress import ProgressCallback
@@ -25,14 +27,16 @@ from openmm_mlbench.simulation.replica import (
     run_replica,
 )
 from openmm_mlbench.simulation.run_folder import (
+    RUN,
     ReplicaStatus,
     disk_error,
     locked,
     make_folder,
+    read_run,
     replica_folder,
 )
 from openmm_mlbench.simulation.run_record import Plan, write_run_record
-from openmm_mlbench.simulation.seeds import choose_start_frames
+from openmm_mlbench.simulation.starts import choose_starts
 from openmm_mlbench.simulation.workers import run_in_processes
 from openmm_mlbench.topology import bond_lengths, find_bonds
 from openmm_mlbench.units import NM_PER_ANGSTROM
@@ -64,6 +68,8 @@ def run_protocol(
     reference_bonds: NDArray[np.int64] | None = None,
     equilibrium_A: NDArray[np.float64] | None = None,
     thresholds: Thresholds | None = None,
+    metadynamics: str = "auto",
+    walkers: str = "independent",
 ) -> list[ReplicaStatus]:
     """Run a protocol's replicas into a run folder.
 
@@ -71,7 +77,8 @@ def run_protocol(
         protocol: what to simulate.
         provider: the forces; its ``description`` is recorded.
         out: run folder, new or empty unless resume or overwrite.
-        start_frames: frames (the test split) to draw the start positions from.
+        start_frames: frames (the test split) to draw the start positions from, or those of
+            ``starts.structure_frames`` where the protocol starts from a structure.
         replicas: how many; the protocol's number if None.
         length_ps: of one replica; the protocol's if None.
         platform: OpenMM platform or ``auto``.
@@ -85,6 +92,8 @@ def run_protocol(
         reference_bonds: (n_bonds, 2); those of the first of start_frames if None.
         equilibrium_A: (n_bonds,), mean lengths in the reference; in start_frames if None.
         thresholds: where collapse begins; the bond limit is the protocol's if None.
+        metadynamics: ``native``, ``plumed``, or ``auto``: plumed where openmmplumed imports.
+        walkers: ``independent``, or ``shared``: all replicas run at once and feel each other's hills.
 
     Returns:
         The status of every replica: finished, unstable (a result) or failed.
@@ -95,9 +104,10 @@ def run_protocol(
     """
     protocol = dataclasses.replace(protocol, seed=protocol.seed if seed is None else seed)
     n_replicas = protocol.replicas if replicas is None else replicas
-    _check_counts(n_replicas, jobs, threads, start_frames)
+    _check_counts(n_replicas, jobs, threads)
     topology = read_structure(protocol.structure_path)
     _check_atoms(protocol, topology, start_frames)
+    places = choose_starts(protocol, start_frames, n_replicas)
     bonds, equilibrium = _watched_bonds(start_frames, reference_bonds, equilibrium_A)
     # Made here once, so that a misfit of model and molecule is found before anything is written.
     system = create_system(provider, protocol, topology)
@@ -105,7 +115,7 @@ def run_protocol(
         protocol=protocol,
         description=provider.description,
         frames=start_frames,
-        places=choose_start_frames(start_frames.n_frames, n_replicas, protocol.seed),
+        places=places,
         n_steps=protocol.n_steps(length_ps),
         bonds=bonds,
         equilibrium_A=equilibrium,
@@ -113,12 +123,21 @@ def run_protocol(
         platform=choose_platform(platform, system, threads),
     )
     out = Path(out)
+    bias = _plan_bias(protocol, metadynamics, walkers, out if resume else None)
+    if bias is not None and bias.walkers == "shared" and not 2 <= n_replicas <= jobs:
+        raise SimulationError(
+            f"{n_replicas} walkers that share hills with jobs = {jobs}; they run at the same time: "
+            "use at least 2 replicas and as many jobs"
+        )
+    plan = dataclasses.replace(plan, bias=bias)
     make_folder(out, resume=resume, overwrite=overwrite)
     with locked(out), _stop_on_signals() as stopped:
         try:
             write_run_record(out, plan, resume=resume)
         except OSError as error:
             raise disk_error(out, error, "at its start") from error
+        if resume and bias is not None and bias.walkers == "shared":
+            cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)])
         tasks = _tasks(out, plan, provider, threads=threads, resume=resume)
         if min(jobs, n_replicas) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)
@@ -153,9 +172,17 @@ def _tasks(
             platform=plan.platform,
             threads=threads,
             resume=resume,
+            bias=plan.bias,
         )
         for replica, place in enumerate(plan.places)
     ]
+
+
+def _plan_bias(
+    protocol: Protocol, metadynamics: str, walkers: str, resumed: Path | None
+) -> BiasPlan | None:
+    former = read_run(resumed).get("metadynamics") if resumed and (resumed / RUN).is_file() else None
+    return plan_bias(protocol, metadynamics, walkers, former)
 
 
 def _run_here(
@@ -196,14 +223,10 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         restore()
 
 
-def _check_counts(n_replicas: int, jobs: int, threads: int, frames: Frames) -> None:
+def _check_counts(n_replicas: int, jobs: int, threads: int) -> None:
     for name, value in (("replicas", n_replicas), ("jobs", jobs), ("threads", threads)):
         if value < 1:
             raise SimulationError(f"{name} is {value}; at least 1 is needed")
-    if n_replicas > frames.n_frames:
-        raise SimulationError(
-            f"{n_replicas} replicas but only {frames.n_frames} start frames in {frames.name}; ask for fewer replicas"
-        )
 
 
 def _check_atoms(protocol: Protocol, topology: Any, frames: Frames) -> None:

@@ -1,0 +1,70 @@
+"""Start positions: frames of a data set, or the models of a PDB file."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.seeds import choose_start_frames
+from openmm_mlbench.units import ANGSTROM_PER_NM
+
+
+def structure_frames(protocol: Protocol) -> Frames:
+    """The models of the protocol's PDB file of start positions, as frames without labels.
+
+    Raises:
+        SimulationError: it is missing or unreadable, or has atoms without element.
+    """
+    from openmm import app, unit
+
+    path = protocol.initial_path
+    try:
+        content = path.read_bytes()
+        structure = app.PDBFile(str(path))
+        positions_nm = np.stack(
+            [
+                structure.getPositions(asNumpy=True, frame=model).value_in_unit(unit.nanometer)
+                for model in range(structure.getNumFrames())
+            ]
+        )
+    except Exception as error:  # the parser raises whatever it meets
+        raise SimulationError(
+            f"{path}: not a readable PDB file ({error}); give the start positions of {protocol.name}"
+        ) from error
+    elements = [atom.element for atom in structure.topology.atoms()]
+    if not elements or None in elements:
+        raise SimulationError(f"{path}: has no atoms, or atoms without element; fill in columns 77-78")
+    box = structure.topology.getPeriodicBoxVectors()
+    cell_A = None if box is None else np.array(box.value_in_unit(unit.nanometer)) * ANGSTROM_PER_NM
+    return Frames(
+        name=path.name,
+        atomic_numbers=np.array([element.atomic_number for element in elements], dtype=np.int64),
+        positions=positions_nm * ANGSTROM_PER_NM,
+        energies=None,
+        forces=None,
+        cells=None if cell_A is None else np.repeat(cell_A[None], len(positions_nm), axis=0),
+        frame_indices=np.arange(len(positions_nm), dtype=np.int64),
+        interval_fs=None,
+        constraints=protocol.constraints,
+        level_of_theory="none: start positions",
+        source=f"{path.name}, SHA-256 {hashlib.sha256(content).hexdigest()[:12]}",
+    )
+
+
+def choose_starts(protocol: Protocol, frames: Frames, n_replicas: int) -> NDArray[np.int64]:
+    """Places of the start frames (n_replicas,): drawn at random, or model after model of a structure file.
+
+    Raises:
+        SimulationError: fewer frames than replicas, which would start alike.
+    """
+    if protocol.initial_positions == "structure":
+        # Replicas of one start differ by their momenta.
+        return np.arange(n_replicas, dtype=np.int64) % frames.n_frames
+    if n_replicas > frames.n_frames:
+        raise SimulationError(
+            f"{n_replicas} replicas but only {frames.n_frames} start frames in {frames.name}; ask for fewer replicas"
+        )
+    return choose_start_frames(frames.n_frames, n_replicas, protocol.seed)
