@@ -30,6 +30,10 @@ app.add_typer(measure_app, name="measure")
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="File of the model's data set, where it does not ship.")
 ]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(help="Variant of the protocol, as in ethanol --variant gentle or ethanol-gentle."),
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 
 
@@ -339,6 +343,7 @@ def simulate(
     protocol: Annotated[str, typer.Argument(help="Name of a protocol, or an XML file.")],
     model: Annotated[str, typer.Option(help="Id of a shipped model, or a .pt file.")],
     out: OutOption,
+    variant: VariantOption = None,
     replicas: Annotated[int | None, typer.Option(help="Runs; the protocol's number if not given.")] = None,
     length: Annotated[
         float | None, typer.Option(help="Of each run, ps; the protocol's if not given.")
@@ -357,12 +362,11 @@ def simulate(
 ) -> None:
     """Run a protocol with a model into a run folder."""
     from openmm_mlbench import workflow
-    from openmm_mlbench.potential import Potential
     from openmm_mlbench.protocol import load_protocol
 
     statuses = workflow.simulate(
-        load_protocol(protocol),
-        Potential.load(model),
+        load_protocol(protocol, variant),
+        workflow.find_model(model),
         out,
         data=data,
         note=_say,
@@ -432,6 +436,7 @@ def export_openmm(
     protocol: Annotated[str, typer.Argument(help="Name of a protocol, or an XML file.")],
     model: Annotated[str, typer.Option(help="Id of a shipped model, or a .pt file.")],
     out: OutOption,
+    variant: VariantOption = None,
     length: Annotated[float | None, typer.Option(help="Of the script's run, ps.")] = None,
     platform: Annotated[str, typer.Option(help="OpenMM platform, or auto.")] = "auto",
     data: DataOption = None,
@@ -441,14 +446,15 @@ def export_openmm(
     from openmm_mlbench.potential import Potential
     from openmm_mlbench.protocol import load_protocol
     from openmm_mlbench.units import NM_PER_ANGSTROM
-    from openmm_mlbench.workflow import data_of
+    from openmm_mlbench.workflow import start_of
 
     potential = Potential.load(model)
-    start = data_of(potential.card, data)
+    chosen = load_protocol(protocol, variant)
+    start = start_of(chosen, potential, data)
     if start.note:
         _say(start.note)
     positions = start.frames.positions[0] * NM_PER_ANGSTROM
-    print(write(load_protocol(protocol), potential, positions, out, length_ps=length, platform=platform))
+    print(write(chosen, potential, positions, out, length_ps=length, platform=platform))
 
 
 @app.command()

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,18 @@ from openmm_mlbench.export.card import Card, Claims, TrainedOn
 from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.reference_potentials import (
+    ReferencePotential,
+    find_reference_potential,
+    is_reference_potential,
+)
 from openmm_mlbench.references import load_reference
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.run_folder import Run, read_run
 from openmm_mlbench.simulation.progress import ProgressDisplay
 from openmm_mlbench.simulation.run_folder import ReplicaStatus
 from openmm_mlbench.simulation.runner import run_protocol
+from openmm_mlbench.simulation.starts import structure_frames
 from openmm_mlbench.training.config import Recipe
 from openmm_mlbench.training.trainer import force_field_from_checkpoint, load_checkpoint, predict
 
@@ -192,9 +198,56 @@ def _with_errors(card: Card, force_field: Any, frames: Frames) -> Card:
     return dataclasses.replace(card, errors=errors)
 
 
+def find_model(id_or_path: str | Path) -> Potential | ReferencePotential:
+    """A learned model by id or path, or the classical or kernel potential behind a data set by id.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    if is_reference_potential(str(id_or_path)):
+        return find_reference_potential(str(id_or_path))
+    return Potential.load(id_or_path)
+
+
+def start_of(
+    protocol: Protocol, model: Potential | ReferencePotential, data: str | Path | None = None
+) -> ModelData:
+    """The frames that a run begins from: models of a structure file, or test frames of the model's data.
+
+    A reference potential whose data are not at hand begins from the system's structure.
+
+    Args:
+        protocol: says which of the two.
+        model: whose data.
+        data: file of its data set, instead of where it is looked for.
+
+    Raises:
+        DataError: ``data`` was given and does not fit.
+        SimulationError: the structure is missing or unreadable.
+    """
+    if protocol.initial_positions == "structure":
+        return ModelData(frames=structure_frames(protocol), own=False, note="")
+    if isinstance(model, Potential):
+        return data_of(model.card, data)
+    try:
+        frames = load_dataset(model.dataset or model.id, path=data)
+        return ModelData(frames=frames.select(default_split(frames.name, frames).test), own=True, note="")
+    except DataError as error:
+        if data is not None:
+            raise
+        frames = structure_frames(replace(protocol, initial_positions="structure", initial_file=None))
+        note = f"every replica starts from {frames.name} with momenta of its own, because {error}"
+        alike = frames.select(np.zeros(max(protocol.replicas, 1), dtype=np.int64))
+        return ModelData(frames=alike, own=False, note=note)
+
+
+def _dataset_of(model: Potential | ReferencePotential) -> str:
+    return model.card.trained_on.dataset if isinstance(model, Potential) else model.dataset or model.id
+
+
 def simulate(
     protocol: Protocol,
-    potential: Potential,
+    potential: Potential | ReferencePotential,
     out: str | Path,
     *,
     data: str | Path | None = None,
@@ -202,11 +255,11 @@ def simulate(
     display: AbstractContextManager[Any] | None = None,
     **options: Any,
 ) -> list[ReplicaStatus]:
-    """Run a protocol with a model.
+    """Run a protocol with a model, or with the potential that made its data.
 
     Args:
         protocol: what to run.
-        potential: the model.
+        potential: of :func:`find_model`.
         out: run folder.
         data: file of the model's data set, whose test frames are the starts.
         note: is told what is unusual, in one line; nobody is if None.
@@ -216,13 +269,18 @@ def simulate(
     Raises:
         SimulationError: the model's data set belongs to another system.
     """
-    trained = potential.card.trained_on.dataset
+    trained = _dataset_of(potential)
+    if not isinstance(potential, Potential) and potential.system != protocol.system:
+        raise SimulationError(
+            f"{potential.id} is a potential of {potential.system}, protocol {protocol.name} simulates "
+            f"{protocol.system}; choose a pair of the same system"
+        )
     if _is_named(trained) and system_of(trained) != protocol.system:
         raise SimulationError(
             f"{potential.id} was trained on {trained}, protocol {protocol.name} simulates {protocol.system}; "
             "choose a pair of the same system"
         )
-    start = data_of(potential.card, data)
+    start = start_of(protocol, potential, data)
     if start.note and note is not None:
         note(start.note)
     reference = load_reference(trained) if _is_named(trained) else None
@@ -237,6 +295,23 @@ def simulate(
             equilibrium_A=None if reference is None else reference.bond_lengths_A,
             **options,
         )
+
+
+def _same_system(protocol: Protocol, model: str, dataset: str) -> bool:
+    """Whether a protocol simulates the system of a named data set, so that its reference is of these atoms.
+
+    Raises:
+        SimulationError: it simulates another one of the package's systems.
+    """
+    if not _is_named(dataset):
+        return False
+    if protocol.structure is None and system_of(dataset) != protocol.system:
+        raise SimulationError(
+            f"{model} was trained on {dataset}, protocol {protocol.name} simulates {protocol.system}; "
+            "choose a pair of the same system"
+        )
+    # A structure of somebody's own may hold other molecules, or these in another order.
+    return protocol.structure is None
 
 
 def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
