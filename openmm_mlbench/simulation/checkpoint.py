@@ -37,6 +37,7 @@ class Checkpoint:
         timed_steps: steps that the speed is averaged over.
         timed_seconds: time they took.
         recent: the monitor's recent frames.
+        ahead_steps: how many steps beyond ``step``, that of the last frame, its Context stands.
     """
 
     step: int
@@ -48,6 +49,7 @@ class Checkpoint:
     timed_steps: int
     timed_seconds: float
     recent: list[dict[str, Any]] = field(default_factory=list)
+    ahead_steps: int = 0
 
     @property
     def stem(self) -> str:

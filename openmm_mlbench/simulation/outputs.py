@@ -8,7 +8,7 @@ import io
 import os
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,11 +45,12 @@ _TITLE = b"Unwrapped coordinates, written by openmm_mlbench"
 
 @dataclass(frozen=True, kw_only=True)
 class Offsets:
-    """How long each file was, in bytes, and how many frames it held."""
+    """How long each file was, in bytes, and how many frames it held; HILLS and COLVAR by name."""
 
     trajectory_bytes: int
     log_bytes: int
     n_frames: int
+    bias_bytes: dict[str, int] = field(default_factory=dict)
 
 
 class ReplicaFiles:

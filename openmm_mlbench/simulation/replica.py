@@ -5,8 +5,8 @@ import re
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -25,6 +25,8 @@ from openmm_mlbench.simulation.checkpoint import (
     save_checkpoint,
 )
 from openmm_mlbench.simulation.dossier import FullRate, Observation, Rewind, write_dossier
+from openmm_mlbench.simulation.metadynamics.bias import Bias, BiasPlan, make_bias
+from openmm_mlbench.simulation.metadynamics.hills import cut_back
 from openmm_mlbench.simulation.momenta import compute_temperatures, draw_velocities, velocity_lag_ps
 from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Stop, Thresholds, WindowCriterion
 from openmm_mlbench.simulation.outputs import ReplicaFiles, dcd_bytes, last_frames, read_frames, truncate
@@ -42,6 +44,7 @@ from openmm_mlbench.simulation.run_folder import (
     read_status,
     remove_dossier,
     remove_replica,
+    replica_folder,
 )
 from openmm_mlbench.simulation.seeds import integrator_seed, velocity_generator
 
@@ -89,6 +92,7 @@ class ReplicaTask:
         resume: go on from the latest checkpoint.
         box_nm: (3, 3), rows are the box vectors of the start frame, nm, or None: those of the structure, if any.
         window: judges windows of frames, or None.
+        bias: how metadynamics is carried out, or None.
     """
 
     replica: int
@@ -108,6 +112,7 @@ class ReplicaTask:
     resume: bool = False
     box_nm: NDArray[np.float64] | None = None
     window: WindowCriterion | None = None
+    bias: BiasPlan | None = None
 
 
 def run_replica(
@@ -214,7 +219,14 @@ class _Replica:
         self.last_frame_written = True
         self.notified = -math.inf
         self.topology = read_structure(task.structure)
-        self.system = system or create_system(task.provider, task.protocol, self.topology)
+        self.bias = self._make_bias()
+        self.ahead_steps = checkpoint.ahead_steps if checkpoint else 0
+        # A bias is added for good, so it wants a System of its own.
+        if system is None or self.bias is not None:
+            system = create_system(task.provider, task.protocol, self.topology)
+        self.system = system
+        if self.bias is not None:
+            self.bias.add_to(system)
         limit_threads(task.threads)
         # A stream that the State XML cannot restore must not be repeated: it depends on the step.
         self.integrator = task.protocol.make_integrator(integrator_seed(task.seed, task.replica, self.step))
@@ -222,7 +234,8 @@ class _Replica:
         self.masses = np.array(
             [_numbers(self.system.getParticleMass(i)) for i in range(self.system.getNumParticles())]
         )
-        self.context = create_context(self.system, self.integrator, task.platform)
+        with self.bias.log() if self.bias is not None else nullcontext():
+            self.context = create_context(self.system, self.integrator, task.platform)
         self.properties = context_properties(self.context)
         self.periodic = bool(self.system.usesPeriodicBoundaryConditions())
         self.rewind = Rewind(self.context, task.protocol.steps_per_frame)
@@ -266,6 +279,8 @@ class _Replica:
                 window=task.window,
                 held=self._held_frames(),
             )
+            if self.bias is not None:
+                self.bias.begin(self.context)
             if not math.isfinite(start_energy):
                 return self._collapse(
                     self.monitor.exploded(0, 0.0, "energy of the start frame is NaN or infinite")
@@ -274,6 +289,8 @@ class _Replica:
             return self._loop()
         finally:
             self.files.close()
+            if self.bias is not None:
+                self.bias.close()
 
     def _loop(self) -> ReplicaStatus:
         self._status("running").write(self.task.folder)
@@ -313,10 +330,12 @@ class _Replica:
         n_steps = self.task.protocol.steps_per_frame
         begin = time.perf_counter()
         try:
-            self.integrator.step(n_steps)
+            self._step(n_steps)
             # A collapsing frame may hold anything; the monitor looks at what comes out.
             with np.errstate(all="ignore"):
                 now = self._observe(self.step + n_steps)
+                if self.bias is not None:
+                    self.bias.end_frame(self.step + n_steps)
         except openmm.OpenMMException as error:
             if not _NAN.search(str(error)):
                 raise
@@ -336,6 +355,26 @@ class _Replica:
         elif offence is None:
             self.rewind.note(self.step, now.positions_nm)
         return stop
+
+    def _step(self, n_steps: int) -> None:
+        """Simulate to the step that is so many after the last frame."""
+        if self.bias is None:
+            self.integrator.step(n_steps)
+            return
+        ahead, self.ahead_steps = self.ahead_steps, 0
+        self.bias.advance(self.step + ahead, n_steps - ahead)
+
+    def _make_bias(self) -> Bias | None:
+        task, checkpoint = self.task, self.checkpoint
+        if task.bias is None:
+            return None
+        return make_bias(
+            task.bias,
+            task.protocol,
+            task.folder,
+            walkers=[replica_folder(task.folder.parent, i) for i in range(task.n_replicas)],
+            restart=checkpoint.offsets.bias_bytes if checkpoint else None,
+        )
 
     def _remember(self, positions_nm: NDArray[np.float64]) -> None:
         window = self.task.window
@@ -372,6 +411,9 @@ class _Replica:
 
     def _warm_up(self) -> float:
         """Discarded force calls on the start frame; its potential energy, kJ/mol."""
+        if self.checkpoint is not None:
+            # What counts steps by itself (PLUMED) must not take these calls for the first step.
+            self.context.setStepCount(self.step + self.ahead_steps)
         if self.periodic and self.task.box_nm is not None:
             self.context.setPeriodicBoxVectors(*self.task.box_nm)
         self.context.setPositions(self.task.positions_nm)
@@ -395,12 +437,24 @@ class _Replica:
         self.resume = "inexact" if "inexact" in (loaded, self.checkpoint.resume) else "exact"
 
     def _save(self) -> None:
+        import openmm
+
+        offsets = self.files.sync()
+        if self.bias is not None:
+            try:
+                self._step(self.bias.ahead_steps)
+            except openmm.OpenMMException:
+                # The next frame will tell what this was; the checkpoint before stays the last one.
+                return
+            self.ahead_steps = self.bias.ahead_steps
+            offsets = replace(offsets, bias_bytes=self.bias.sync())
         self.checkpoint = save_checkpoint(
             self.task.folder,
             self.context,
             step=self.step,
             time_ps=self._time_ps(),
-            offsets=self.files.sync(),
+            offsets=offsets,
+            ahead_steps=self.ahead_steps,
             engine=engine_description(self.context, self.properties),
             resume=self.resume,
             timed_steps=self.timed_steps,
@@ -456,6 +510,8 @@ class _Replica:
                 remove_replica(folder)
             else:
                 truncate(folder, checkpoint.offsets, self.task.protocol.steps_per_frame)
+                if self.bias is not None:
+                    cut_back(folder, checkpoint.offsets.bias_bytes)
                 self.step, self.files.n_frames = checkpoint.step, checkpoint.offsets.n_frames
                 self._status("interrupted", reason="disk", message=_one_line(error)).write(folder)
         return disk_error(folder, error, f"at {reached_ps:g} ps", checkpoint.time_ps if checkpoint else 0.0)

@@ -3,7 +3,9 @@
 RUN/run.json        what was simulated, with every hash, version and seed
 RUN/protocol.xml    copy of the protocol
 RUN/topology.pdb    copy of the structure
-RUN/replica-0/      trajectory.dcd, log.csv, status.json, checkpoints, dossier/ after a collapse
+RUN/replica-0/      trajectory.dcd, log.csv, status.json, checkpoints, dossier/ after a collapse;
+                    HILLS and COLVAR of metadynamics
+RUN/walkers/        where walkers share hills through PLUMED
 RUN/metrics.json    written by the analysis
 """
 
@@ -22,10 +24,21 @@ from openmm_mlbench.files import finite_or_none, read_json, write_json
 RUN = "run.json"
 STATUS = "status.json"
 LOCK = ".lock"
+# Links to the HILLS of all walkers, under the names that PLUMED looks for.
+WALKERS = "walkers"
 FORMAT = "openmm-mlbench run"
 STATES = ("running", "finished", "unstable", "interrupted", "failed")
 _RUN_FILES = (RUN, "protocol.xml", "topology.pdb", "metrics.json", "report.html")
-_REPLICA_FILES = ("trajectory.dcd", "log.csv", STATUS, "checkpoint.json")
+_REPLICA_FILES = (
+    "trajectory.dcd",
+    "log.csv",
+    STATUS,
+    "checkpoint.json",
+    "HILLS",
+    "COLVAR",
+    "plumed.dat",
+    "plumed.log",
+)
 _DOSSIER_FILES = ("dossier.json", "frames.csv", "frames.dcd", "full-rate.csv", "full-rate.dcd", "error.txt")
 _REPLICA_FOLDER = re.compile(r"replica-\d+")
 
@@ -178,9 +191,19 @@ def remove_run(out: Path) -> None:
         (folder / LOCK).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
+    _remove_links(out / WALKERS)
     # run.json last, because it is what marks the folder as ours.
     for name in reversed(_RUN_FILES):
         (out / name).unlink(missing_ok=True)
+
+
+def _remove_links(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        for path in folder.glob("HILLS.*"):
+            if path.is_symlink():
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def remove_replica(folder: Path) -> None:

@@ -18,6 +18,7 @@ from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.files import atomic_path, sha256_file, write_json
 from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.metadynamics.bias import BiasPlan
 from openmm_mlbench.simulation.monitor import Thresholds
 from openmm_mlbench.simulation.platforms import PlatformChoice
 from openmm_mlbench.simulation.run_folder import FORMAT, RUN, read_run, remove_run
@@ -34,6 +35,7 @@ _SAME = (
     "equilibrium_A",
     "thresholds",
     "topology_sha256",
+    "metadynamics",
 )
 # ... and what stays as it was at the start.
 _KEPT = ("platform", "versions", "git_commit", "host")
@@ -54,6 +56,7 @@ class Plan:
         equilibrium_A: (n_bonds,).
         thresholds: where collapse begins.
         platform: OpenMM platform.
+        bias: how metadynamics is carried out, or None.
     """
 
     protocol: Protocol
@@ -65,6 +68,7 @@ class Plan:
     equilibrium_A: NDArray[np.float64]
     thresholds: Thresholds
     platform: PlatformChoice
+    bias: BiasPlan | None = None
 
     @property
     def n_replicas(self) -> int:
@@ -143,6 +147,7 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "bonds": plan.bonds.tolist(),
         "equilibrium_A": plan.equilibrium_A.tolist(),
         "thresholds": asdict(plan.thresholds),
+        "metadynamics": None if plan.bias is None else asdict(plan.bias),
         "platform": asdict(plan.platform),
         "versions": _versions(),
         "git_commit": _git_commit(),
