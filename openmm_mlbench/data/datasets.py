@@ -9,8 +9,9 @@ from typing import Any
 
 from openmm_mlbench.assets import asset_path, asset_root
 from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.data.mdsim import read_mdsim_alanine, read_mdsim_water, whole_water
 from openmm_mlbench.data.npz import NpzFile
-from openmm_mlbench.data.readers import read_any, read_extxyz, read_hdf5, read_md17_npz, read_npz
+from openmm_mlbench.data.readers import OWN_UNITS, read_any, read_extxyz, read_hdf5, read_md17_npz, read_npz
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError
 
@@ -88,13 +89,20 @@ class DatasetEntry:
         return next((file.path.split("/")[0] for file in self.files if file.place == "fetched"), None)
 
 
-def _described(entry: DatasetEntry) -> dict[str, Any]:
-    return {
+def _described(entry: DatasetEntry, *keys: str) -> dict[str, Any]:
+    """What the entry knows of these keys (of all, where none is named) and the file need not say."""
+    known = {
         "interval_fs": entry.interval_fs,
         "constraints": entry.constraints,
         "level_of_theory": entry.level_of_theory,
         "source": entry.source,
     }
+    return {key: known[key] for key in keys or known if known[key] not in {None, "unknown"}}
+
+
+def _read_plain(path: Path, entry: DatasetEntry) -> Frames:
+    """An npz of z, R, E, F, cell in A and eV."""
+    return read_npz(path, name=entry.name, units=OWN_UNITS, **_described(entry))
 
 
 # How a file of each kind becomes Frames: reader -> (endings, function of path and entry).
@@ -104,6 +112,20 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, DatasetEntry], Frames]
     "own-hdf5": ((".h5", ".hdf5"), lambda path, _: read_hdf5(path)),
     "md17": ((".npz",), lambda path, entry: read_md17_npz(path, "md17", name=entry.name)),
     "rmd17": ((".npz",), lambda path, entry: read_md17_npz(path, "rmd17", name=entry.name)),
+    "plain": ((".npz",), _read_plain),
+    "plain-water": ((".npz",), lambda path, entry: whole_water(_read_plain(path, entry))),
+    "mdsim-water": (
+        (".npy",),
+        lambda path, entry: read_mdsim_water(
+            path, name=entry.name, **_described(entry, "level_of_theory", "source")
+        ),
+    ),
+    "mdsim-alanine": (
+        (".npy",),
+        lambda path, entry: read_mdsim_alanine(
+            path, name=entry.name, **_described(entry, "level_of_theory", "source")
+        ),
+    ),
     "extxyz": (
         (".xyz", ".extxyz"),
         lambda path, entry: read_extxyz(path, name=entry.name, **_described(entry)),
@@ -161,11 +183,65 @@ def _molecule(system: str) -> tuple[DatasetEntry, ...]:
     )
 
 
+_WATER = (8, 1, 1) * 64
+_ALANINE_DIPEPTIDE = (1, 6, 1, 1, 6, 8, 7, 1, 6, 1, 6, 1, 1, 1, 6, 8, 7, 1, 6, 1, 1, 1)
+_MDSIM_SOURCE = "Fu et al., Forces are not Enough, TMLR 2023; data: Zenodo 7196767"
+
+
+def _official_water(name: str, split: tuple[int, int, int]) -> DatasetEntry:
+    """The paper's water, with the training set of one of its sizes."""
+    return DatasetEntry(
+        name=name,
+        system="water",
+        atomic_numbers=_WATER,
+        files=(
+            DataFile(place="data", path="mdsim/water.npy", reader="mdsim-water"),
+            DataFile(place="fetched", path="mdsim-water/water.npy", reader="mdsim-water"),
+        ),
+        splits=(split,),
+        summary="the paper's data: flexible SPC water, 300 K, 1 ns",
+        level_of_theory="SPC/Fw water with both intramolecular force constants doubled",
+        source=_MDSIM_SOURCE,
+        periodic=True,
+        interval_fs=10.0,
+    )
+
+
 DATASETS = (
     *_molecule("aspirin")[:2],
     *_molecule("ethanol"),
     *_molecule("naphthalene")[:2],
     *_molecule("salicylic-acid")[:2],
+    _official_water("water-10k", (9500, 500, 10000)),
+    _official_water("water-90k", (85500, 4500, 10000)),
+    DatasetEntry(
+        name="water-dft",
+        system="water",
+        atomic_numbers=_WATER,
+        files=(DataFile(place="data", path="water64_dft.npz", reader="plain-water"),),
+        splits=((280, 20, 60),),
+        summary="360 frames of PBE0-TS water, 64 molecules",
+        level_of_theory="PBE0-TS",
+        source="github deepmodeling/deepmd-kit, examples/water, LGPL-3.0",
+        periodic=True,
+    ),
+    DatasetEntry(
+        name="alanine-dipeptide-explicit",
+        system="alanine-dipeptide",
+        atomic_numbers=_ALANINE_DIPEPTIDE,
+        files=(
+            DataFile(place="data", path="mdsim/alanine_dipeptide.npy", reader="mdsim-alanine"),
+            DataFile(
+                place="fetched", path="mdsim-alanine-dipeptide/alanine_dipeptide.npy", reader="mdsim-alanine"
+            ),
+        ),
+        splits=((38000, 2000, 10000),),
+        summary="the paper's data: solute forces in explicit water, no energies, 300 K",
+        level_of_theory="AMBER ff03 in TIP3P water, forces on the solute",
+        source=_MDSIM_SOURCE,
+        constraints="h-bonds",
+        interval_fs=2000.0,
+    ),
 )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.data.file_units import OWN_UNITS, Units, check_plausible
 from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.data.mdsim import read_mdsim
 from openmm_mlbench.data.npz import FREE_BYTES, MAX_ARRAY_BYTES, MAX_EXPANSION, NpzFile, existing_file, reason
 from openmm_mlbench.errors import DataError
 from openmm_mlbench.files import atomic_path
@@ -34,6 +35,7 @@ MD17_INTERVAL_FS = 0.5
 
 MD17_UNITS = Units(length="A", energy="kcal/mol")
 _ARRAYS = ("atomic_numbers", "positions", "energies", "forces", "cells", "frame_indices")
+_SHORT_KEYS = ("z", "R", "E", "F", "cell", "frame", "dt_fs")
 
 
 # --- npz --------------------------------------------------------------------------
@@ -94,7 +96,8 @@ def read_npz(
 ) -> Frames:
     """Read a plain npz: as ``write_npz`` makes it, or any with the same arrays.
 
-    The short keys z, R, E, F stand for atomic_numbers, positions, energies, forces.
+    The short keys z, R, E, F, cell, frame stand for atomic_numbers, positions, energies, forces,
+    cells (one for all frames, or one each) and frame_indices; dt_fs for the interval.
 
     Args:
         path: the file.
@@ -131,12 +134,30 @@ def read_npz(
         positions=positions,
         energies=find("energies", "E"),
         forces=find("forces", "F"),
-        cells=find("cells"),
-        indices=find("frame_indices"),
+        cells=_cell_each(find("cells", "cell"), len(positions)),
+        indices=find("frame_indices", "frame"),
         units=stated or units or OWN_UNITS,
         check=check,
-        **_describe({key: meta[key] for key in _DESCRIPTION if key in meta} | description),
+        **_describe(
+            _interval(archive) | {key: meta[key] for key in _DESCRIPTION if key in meta} | description
+        ),
     )
+
+
+def _cell_each(cells: NDArray[Any] | None, n_frames: int) -> NDArray[Any] | None:
+    """One cell for all frames stands for the same cell in each."""
+    if cells is None or cells.shape != (3, 3):
+        return cells
+    return np.broadcast_to(cells, (n_frames, 3, 3))
+
+
+def _interval(archive: NpzFile) -> dict[str, Any]:
+    if "dt_fs" not in archive:
+        return {}
+    value = archive.numbers("dt_fs")
+    if value.size != 1:
+        raise DataError(f"{archive.path}: dt_fs has shape {value.shape}; wanted one number")
+    return {"interval_fs": float(value.reshape(-1)[0])}
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -178,7 +199,7 @@ def _read_meta(archive: NpzFile) -> dict[str, Any]:
     meta = _json_object(archive.path, "meta", archive.text("meta"))
     # A damaged name must not pass for an absent array.
     unknown = sorted(set(meta) - {"name", "units", *_DESCRIPTION})
-    unknown += sorted(set(archive.keys) - {"meta", "provenance", *_ARRAYS, "z", "R", "E", "F"})
+    unknown += sorted(set(archive.keys) - {"meta", "provenance", *_ARRAYS, *_SHORT_KEYS})
     _refuse_unknown(archive.path, unknown)
     return meta
 
@@ -533,7 +554,7 @@ def read_any(
     """Read a data file of any known kind, chosen by its ending and its contents.
 
     Args:
-        path: .npz, .extxyz, .xyz, .h5 or .hdf5.
+        path: .npz, .extxyz, .xyz, .h5, .hdf5, or a .npy file of MDsim.
         labels: label set of an MD17 or rMD17 file.
         name: name of the data set.
         units: units of a plain npz that does not state them.
@@ -547,6 +568,7 @@ def read_any(
     suffix = found.suffix.lower()
     readers: dict[str, Callable[..., Frames]] = {
         ".npz": read_npz, ".extxyz": read_extxyz, ".xyz": read_extxyz, ".h5": read_hdf5, ".hdf5": read_hdf5,
+        ".npy": read_mdsim,
     }  # fmt: skip
     if suffix not in readers:
         raise DataError(f"{found}: ending {suffix!r} is not known; use one of {', '.join(readers)}")
@@ -556,7 +578,7 @@ def read_any(
         return read_md17_npz(found, labels, name=name, check=check)
     if suffix == ".npz":
         keys = set(NpzFile(found).keys)
-        of_md17 = {"E_md17", "nuclear_charges"} & keys or {"z", "R"} <= keys
+        of_md17 = {"E_md17", "nuclear_charges"} & keys or ({"z", "R"} <= keys and "cell" not in keys)
         if units is None and "meta" not in keys and of_md17:
             raise DataError(
                 f"{found}: an MD17 or rMD17 file; say which labels, one of {', '.join(LABEL_SETS)} (--labels)"
