@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench.cells import nearest_images
 from openmm_mlbench.errors import TrajectoryError
 from openmm_mlbench.units import ANGSTROM_PER_NM
 
@@ -115,16 +116,19 @@ def read_topology(path: str | os.PathLike[str]) -> Topology:
 
 
 def find_bonds(
-    atomic_numbers: NDArray[np.int64], positions_A: NDArray[np.float64], scale: float = BOND_SCALE
+    atomic_numbers: NDArray[np.int64],
+    positions_A: NDArray[np.float64],
+    scale: float = BOND_SCALE,
+    *,
+    cell_A: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Pairs of atoms closer than the scaled sum of their covalent radii, i < j, in order.
-
-    Isolated molecules only: no periodic images are looked at.
 
     Args:
         atomic_numbers: (n_atoms,).
         positions_A: (n_atoms, 3), A.
         scale: factor on r_i + r_j (radii of Cordero et al. 2008, as ase has them).
+        cell_A: (3, 3), rows are lattice vectors: nearest periodic images count.
 
     Returns:
         (n_bonds, 2) indices.
@@ -140,25 +144,38 @@ def find_bonds(
         raise TrajectoryError(
             f"positions have shape {positions.shape}; wanted ({len(numbers)}, 3) for one frame"
         )
+    if cell_A is not None:
+        from ase.neighborlist import primitive_neighbor_list
+
+        radii = scale * covalent_radii[numbers]
+        i, j = primitive_neighbor_list("ij", [True] * 3, np.asarray(cell_A), positions, radii)
+        return np.unique(np.stack([i, j], axis=1)[i < j], axis=0).astype(np.int64).reshape(-1, 2)
     first, second = np.triu_indices(len(numbers), k=1)
     reach = scale * (covalent_radii[numbers[first]] + covalent_radii[numbers[second]])
-    distances = np.linalg.norm(positions[second] - positions[first], axis=1)
-    bonded = distances < reach
+    bonded = np.linalg.norm(positions[second] - positions[first], axis=1) < reach
     return np.stack([first[bonded], second[bonded]], axis=1).astype(np.int64)
 
 
-def bond_lengths(positions: NDArray[np.float64], bonds: NDArray[np.int64]) -> NDArray[np.float64]:
+def bond_lengths(
+    positions: NDArray[np.float64],
+    bonds: NDArray[np.int64],
+    *,
+    cells: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Lengths of the bonds, in the unit of the positions.
 
     Args:
         positions: (..., n_atoms, 3).
         bonds: (n_bonds, 2).
+        cells: (n_frames, 3, 3) with positions (n_frames, n_atoms, 3): nearest periodic images count.
 
     Returns:
         (..., n_bonds).
     """
     pairs = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
     vectors = positions[..., pairs[:, 1], :] - positions[..., pairs[:, 0], :]
+    if cells is not None and len(pairs):
+        vectors = nearest_images(vectors, cells)
     return np.linalg.norm(vectors, axis=-1)
 
 

@@ -226,7 +226,7 @@ class _Walk:
         larger = self.by_force and (self.first is None or _force(row) > _force(self.first))
         if larger or (found is not None and self.first is None):
             self.first, self.pair = row, self._pair(row, found)
-        if step in self.frames:
+        if step in self.frames and np.isfinite(self.frames[step]).all():
             self.difference_A = ANGSTROM_PER_NM * float(np.abs(now.positions_nm - self.frames[step]).max())
         if (step - self.start) % self.steps_per_frame == 0:
             self.monitor.previous_nm, self.monitor.previous_box_nm = now.positions_nm, now.box_nm

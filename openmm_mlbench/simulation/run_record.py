@@ -19,7 +19,7 @@ from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.files import atomic_path, sha256_file, write_json
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan
-from openmm_mlbench.simulation.monitor import Thresholds
+from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
 from openmm_mlbench.simulation.platforms import PlatformChoice
 from openmm_mlbench.simulation.run_folder import FORMAT, RUN, read_run, remove_run
 from openmm_mlbench.simulation.seeds import integrator_seed
@@ -35,6 +35,7 @@ _SAME = (
     "equilibrium_A",
     "thresholds",
     "topology_sha256",
+    "rdf_windows",
     "metadynamics",
 )
 # ... and what stays as it was at the start.
@@ -56,6 +57,7 @@ class Plan:
         equilibrium_A: (n_bonds,).
         thresholds: where collapse begins.
         platform: OpenMM platform.
+        window: judges windows of frames, or None.
         bias: how metadynamics is carried out, or None.
     """
 
@@ -68,6 +70,7 @@ class Plan:
     equilibrium_A: NDArray[np.float64]
     thresholds: Thresholds
     platform: PlatformChoice
+    window: WindowCriterion | None = None
     bias: BiasPlan | None = None
 
     @property
@@ -147,6 +150,7 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "bonds": plan.bonds.tolist(),
         "equilibrium_A": plan.equilibrium_A.tolist(),
         "thresholds": asdict(plan.thresholds),
+        "rdf_windows": None if plan.window is None else dict(plan.window.description),
         "metadynamics": None if plan.bias is None else asdict(plan.bias),
         "platform": asdict(plan.platform),
         "versions": _versions(),
@@ -159,6 +163,8 @@ def _check_same(out: Path, former: dict[str, Any], record: dict[str, Any]) -> No
     for key in _SAME:
         if key == "protocol" and former[key]["sha256"] == record[key]["sha256"]:
             continue  # an older version wrote fewer of its fields
+        if key == "thresholds" and asdict(Thresholds()) | former[key] == record[key]:
+            continue
         if former.get(key) != record[key]:
             raise SimulationError(
                 f"{out}: was begun with another {key.replace('_', ' ')} "

@@ -16,7 +16,7 @@ from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan, plan_bias
 from openmm_mlbench.simulation.metadynamics.walkers import cut_back_walkers
-from openmm_mlbench.simulation.monitor import Thresholds
+from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
 from openmm_mlbench.simulation.platforms import choose_platform
 from openmm_mlbench.simulation.progress import ProgressCallback
 from openmm_mlbench.simulation.replica import (
@@ -36,10 +36,9 @@ from openmm_mlbench.simulation.run_folder import (
     replica_folder,
 )
 from openmm_mlbench.simulation.run_record import Plan, write_run_record
-from openmm_mlbench.simulation.starts import choose_starts
+from openmm_mlbench.simulation.starts import choose_starts, start_configuration
 from openmm_mlbench.simulation.workers import run_in_processes
 from openmm_mlbench.topology import bond_lengths, find_bonds
-from openmm_mlbench.units import NM_PER_ANGSTROM
 
 
 class RunInterrupted(SimulationError):  # noqa: N818 - an interruption is no fault
@@ -68,6 +67,7 @@ def run_protocol(
     reference_bonds: NDArray[np.int64] | None = None,
     equilibrium_A: NDArray[np.float64] | None = None,
     thresholds: Thresholds | None = None,
+    window: WindowCriterion | None = None,
     metadynamics: str = "auto",
     walkers: str = "independent",
 ) -> list[ReplicaStatus]:
@@ -91,7 +91,9 @@ def run_protocol(
         progress: is told how far each replica is.
         reference_bonds: (n_bonds, 2); those of the first of start_frames if None.
         equilibrium_A: (n_bonds,), mean lengths in the reference; in start_frames if None.
-        thresholds: where collapse begins; the bond limit is the protocol's if None.
+        thresholds: where collapse begins; the protocol's if None.
+        window: judges the RDFs of windows of frames, for protocols whose stability criterion is ``rdf``
+            (``metrics.rdf_stability.RDFWindows``); without one nothing watches them.
         metadynamics: ``native``, ``plumed``, or ``auto``: plumed where openmmplumed imports.
         walkers: ``independent``, or ``shared``: all replicas run at once and feel each other's hills.
 
@@ -108,9 +110,10 @@ def run_protocol(
     topology = read_structure(protocol.structure_path)
     _check_atoms(protocol, topology, start_frames)
     places = choose_starts(protocol, start_frames, n_replicas)
-    bonds, equilibrium = _watched_bonds(start_frames, reference_bonds, equilibrium_A)
+    bonds, equilibrium = _watched_bonds(protocol, start_frames, reference_bonds, equilibrium_A)
     # Made here once, so that a misfit of model and molecule is found before anything is written.
     system = create_system(provider, protocol, topology)
+    _check_cells(protocol, system, start_frames)
     plan = Plan(
         protocol=protocol,
         description=provider.description,
@@ -119,7 +122,8 @@ def run_protocol(
         n_steps=protocol.n_steps(length_ps),
         bonds=bonds,
         equilibrium_A=equilibrium,
-        thresholds=thresholds or Thresholds(bond_deviation_A=protocol.stability_threshold_A),
+        thresholds=thresholds or thresholds_of(protocol),
+        window=window if protocol.stability_criterion == "rdf" else None,
         platform=choose_platform(platform, system, threads),
     )
     out = Path(out)
@@ -155,6 +159,7 @@ def run_protocol(
 def _tasks(
     out: Path, plan: Plan, provider: ForceProvider, *, threads: int, resume: bool
 ) -> list[ReplicaTask]:
+    starts = [start_configuration(plan.frames, int(place)) for place in plan.places]
     return [
         ReplicaTask(
             replica=replica,
@@ -163,7 +168,9 @@ def _tasks(
             structure=out / "topology.pdb",
             protocol=plan.protocol,
             provider=provider,
-            positions_nm=plan.frames.positions[place] * NM_PER_ANGSTROM,
+            positions_nm=positions_nm,
+            box_nm=box_nm,
+            window=plan.window,
             n_steps=plan.n_steps,
             seed=plan.protocol.seed,
             bonds=plan.bonds,
@@ -174,13 +181,11 @@ def _tasks(
             resume=resume,
             bias=plan.bias,
         )
-        for replica, place in enumerate(plan.places)
+        for replica, (positions_nm, box_nm) in enumerate(starts)
     ]
 
 
-def _plan_bias(
-    protocol: Protocol, metadynamics: str, walkers: str, resumed: Path | None
-) -> BiasPlan | None:
+def _plan_bias(protocol: Protocol, metadynamics: str, walkers: str, resumed: Path | None) -> BiasPlan | None:
     former = read_run(resumed).get("metadynamics") if resumed and (resumed / RUN).is_file() else None
     return plan_bias(protocol, metadynamics, walkers, former)
 
@@ -229,26 +234,67 @@ def _check_counts(n_replicas: int, jobs: int, threads: int) -> None:
             raise SimulationError(f"{name} is {value}; at least 1 is needed")
 
 
+def thresholds_of(protocol: Protocol) -> Thresholds:
+    """Where the protocol says that a simulation has collapsed."""
+    bonds = protocol.stability_criterion == "bonds"
+    wanted: dict[str, Any] = {
+        "bond_deviation_A": protocol.stability_threshold_A if bonds else None,
+        "energy_kJ_mol_per_atom": protocol.monitor_energy_kJ_mol_per_atom,
+        "temperature_ratio": protocol.monitor_temperature_ratio,
+        "displacement_A": protocol.monitor_displacement_A,
+    }
+    return Thresholds(**{key: value for key, value in wanted.items() if value is not None})
+
+
 def _check_atoms(protocol: Protocol, topology: Any, frames: Frames) -> None:
-    numbers = [atom.element.atomic_number for atom in topology.atoms()]
-    if numbers != frames.atomic_numbers.tolist():
+    numbers = np.array([atom.element.atomic_number for atom in topology.atoms()])
+    wanted = frames.atomic_numbers
+    if len(numbers) != len(wanted):
+        difference = f"{len(numbers)} atoms ({_formula(numbers)}) but {frames.name} has {len(wanted)} ({_formula(wanted)})"
+    elif (numbers != wanted).any():
+        first = int(np.flatnonzero(numbers != wanted)[0])
+        difference = (
+            f"atom {first} has atomic number {numbers[first]}, in {frames.name} it has {wanted[first]}"
+        )
+    else:
+        return
+    raise SimulationError(
+        f"{protocol.structure_path}: {difference}; use frames of the same system in the same atom order"
+    )
+
+
+def _formula(numbers: NDArray[np.int64]) -> str:
+    from ase.data import chemical_symbols
+
+    kinds, counts = np.unique(numbers, return_counts=True)
+    return " ".join(f"{chemical_symbols[int(kind)]}{n}" for kind, n in zip(kinds, counts, strict=True))
+
+
+def _check_cells(protocol: Protocol, system: Any, frames: Frames) -> None:
+    if frames.cells is not None and not system.usesPeriodicBoundaryConditions():
         raise SimulationError(
-            f"{protocol.structure_path}: atomic numbers {numbers} but {frames.name} has "
-            f"{frames.atomic_numbers.tolist()}; use frames of the same molecule in the same atom order"
+            f"{frames.name} has cells, but the System of {protocol.structure_path} is not periodic; "
+            "give its PDB file a CRYST1 record"
         )
 
 
 def _watched_bonds(
-    frames: Frames, bonds: NDArray[np.int64] | None, equilibrium_A: NDArray[np.float64] | None
+    protocol: Protocol,
+    frames: Frames,
+    bonds: NDArray[np.int64] | None,
+    equilibrium_A: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The bonds that the monitor watches, and their lengths in the reference."""
+    """The bonds that the monitor watches, and their lengths in the reference; none where RDFs are watched."""
+    if protocol.stability_criterion != "bonds":
+        return np.empty((0, 2), dtype=np.int64), np.empty(0)
     if bonds is None:
-        bonds = find_bonds(frames.atomic_numbers, frames.positions[0])
+        cell = None if frames.cells is None else frames.cells[0]
+        bonds = find_bonds(frames.atomic_numbers, frames.positions[0], cell_A=cell)
     bonds = np.asarray(bonds, dtype=np.int64)
     fits = bonds.ndim == 2 and bonds.shape[1] == 2
     fits = fits and (not bonds.size or 0 <= bonds.min() <= bonds.max() < frames.n_atoms)
     if fits and equilibrium_A is None:
-        equilibrium_A = bond_lengths(frames.positions, bonds).mean(axis=0)
+        equilibrium_A = bond_lengths(frames.positions, bonds, cells=frames.cells).mean(axis=0)
     equilibrium = np.asarray(equilibrium_A, dtype=np.float64)
     if not fits or equilibrium.shape != (len(bonds),):
         raise SimulationError(

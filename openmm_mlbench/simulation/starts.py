@@ -5,11 +5,12 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench.cells import reduce_cell
 from openmm_mlbench.data.frames import Frames
-from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.seeds import choose_start_frames
-from openmm_mlbench.units import ANGSTROM_PER_NM
+from openmm_mlbench.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
 
 def structure_frames(protocol: Protocol) -> Frames:
@@ -68,3 +69,19 @@ def choose_starts(protocol: Protocol, frames: Frames, n_replicas: int) -> NDArra
             f"{n_replicas} replicas but only {frames.n_frames} start frames in {frames.name}; ask for fewer replicas"
         )
     return choose_start_frames(frames.n_frames, n_replicas, protocol.seed)
+
+
+def start_configuration(frames: Frames, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Positions (n_atoms, 3) and box vectors (3, 3), nm, of a frame; both turned where OpenMM's form asks for it.
+
+    Raises:
+        SimulationError: the frame's cell has no volume.
+    """
+    positions_nm = frames.positions[place] * NM_PER_ANGSTROM
+    if frames.cells is None:
+        return positions_nm, None
+    try:
+        box_nm, positions_nm = reduce_cell(frames.cells[place] * NM_PER_ANGSTROM, positions_nm)
+    except MLBenchError as error:
+        raise SimulationError(f"{frames.name}, frame {place}: {error}") from error
+    return positions_nm, box_nm
