@@ -181,6 +181,21 @@ def data_inspect(
     _print_table(["", source], rows)
 
 
+@data_app.command("reference")
+def data_reference(
+    run: Annotated[Path, typer.Argument(help="Run folder of one molecule with the potential that is the truth.")],
+    name: Annotated[str, typer.Option(help="Of the data set that it is the reference of.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
+    skip: Annotated[float, typer.Option(help="Left out at the start of each replica, ps.")] = 5.0,
+) -> None:
+    """Make a finished run the reference of others: bonds, their lengths and h(r)."""
+    from openmm_mlbench.run_reference import reference_from_run
+
+    reference = reference_from_run(run, dataset=name, skip_ps=skip)
+    reference.save(out)
+    print(f"{out}: {reference.n_frames} frames, {len(reference.bonds)} bonds, {reference.length_ps:g} ps")
+
+
 @data_app.command("convert")
 def data_convert(
     source: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
@@ -353,6 +368,12 @@ def simulate(
     jobs: Annotated[int, typer.Option(help="Runs at a time, each a process of its own.")] = 1,
     seed: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
     data: DataOption = None,
+    metadynamics: Annotated[
+        str, typer.Option(help="Who biases, where the protocol says so: native, plumed or auto.")
+    ] = "auto",
+    walkers: Annotated[
+        str, typer.Option(help="independent, or shared: runs at the same time that feel each other's hills.")
+    ] = "independent",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder; a larger --length extends it.")
     ] = False,
@@ -378,6 +399,8 @@ def simulate(
         seed=seed,
         resume=resume,
         overwrite=overwrite,
+        metadynamics=metadynamics,
+        walkers=walkers,
     )
     for status in statuses:
         print(
