@@ -51,6 +51,68 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
     return _styled(figure, height=560)
 
 
+def plot_rdfs(runs: list[dict[str, Any]]) -> "dict[str, Figure]":
+    """For each pair g(r) of every model over the reference; below, the difference."""
+    drawn = [(metrics["run"]["model"], curves_of(metrics, "rdf")) for metrics in runs]
+    labels = dict.fromkeys(
+        name for _, curves in drawn for name in curves if " " not in name and f"coordination {name}" in curves
+    )
+    return {label: _plot_rdf(label, drawn) for label in labels}
+
+
+def _plot_rdf(label: str, drawn: list[tuple[str, dict[str, Any]]]) -> "Figure":
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.06)
+    reference = next(
+        (curves[f"reference {label}"] for _, curves in drawn if f"reference {label}" in curves), None
+    )
+    if reference:
+        line = {"color": REFERENCE_COLOUR, "width": 2.5}
+        figure.add_scatter(x=reference["x"], y=reference["y"], name="reference", line=line, row=1, col=1)
+    for i, (model, curves) in enumerate(drawn):
+        if label not in curves:
+            continue
+        line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
+        common = {"name": html.escape(model, quote=False), "legendgroup": str(i), "line": line}
+        own = curves[label]
+        figure.add_scatter(x=own["x"], y=own["y"], row=1, col=1, **common)
+        if reference and reference["x"] == own["x"]:
+            difference = [a - b for a, b in zip(own["y"], reference["y"], strict=True)]
+            figure.add_scatter(x=own["x"], y=difference, showlegend=False, row=2, col=1, **common)
+    figure.update_xaxes(title="distance r / Å", row=2, col=1)
+    figure.update_yaxes(title="g(r)", row=1, col=1)
+    figure.update_yaxes(title="Δg", row=2, col=1)
+    return _styled(figure, height=480)
+
+
+def plot_diffusion(runs: list[dict[str, Any]]) -> "Figure | None":
+    """Mean squared displacement against the lag, a line for each replica of each model."""
+    curves = {
+        f"{metrics['run']['model']}{name.removeprefix('MSD')}": curve
+        for metrics in runs
+        for name, curve in curves_of(metrics, "diffusivity").items()
+        if name.startswith("MSD")
+    }
+    if not curves:
+        return None
+    figure = _replica_lines(curves)
+    figure.update_xaxes(title="lag / ps", rangemode="tozero")
+    figure.update_yaxes(title="MSD / Å²", rangemode="tozero")
+    return _styled(figure, height=360)
+
+
+def plot_drifts(metrics: dict[str, Any]) -> "Figure | None":
+    """Total energy per atom against time, a line for each replica."""
+    curves = curves_of(metrics, "drift")
+    if not curves:
+        return None
+    figure = _replica_lines(curves)
+    figure.update_xaxes(title="time / ps", rangemode="tozero")
+    figure.update_yaxes(title="energy around its mean / kJ/mol/atom")
+    return _styled(figure, height=360)
+
+
 def _occupied(curves: list[dict[str, Any]]) -> list[float]:
     """The distances where there is anything to see."""
     occupied = [x for curve in curves for x, y in zip(curve["x"], curve["y"], strict=True) if y]
@@ -63,9 +125,10 @@ def plot_bond_deviation(metrics: dict[str, Any]) -> "Figure | None":
     if not curves:
         return None
     threshold = metrics["run"]["threshold_A"]
+    rdf = metrics["run"].get("criterion") == "rdf"
     largest = max((y for curve in curves.values() for y in curve["y"] if y is not None), default=0.0)
     figure = _replica_lines(curves, opacity=0.8, width=1.2)
-    label = f"broken above {threshold:g} Å"
+    label = f"{'collapsed' if rdf else 'broken'} above {threshold:g} Å"
     figure.add_hline(
         y=threshold,
         line={"color": LIMIT_COLOUR, "dash": "dash", "width": 1.5},
@@ -74,8 +137,8 @@ def plot_bond_deviation(metrics: dict[str, Any]) -> "Figure | None":
     )
     figure.update_xaxes(title="time / ps", rangemode="tozero")
     figure.update_yaxes(
-        title="bond deviation / Å",
-        range=[0, min(max(1.3 * threshold, 1.1 * largest), MAX_DEVIATION_A)],
+        title="RDF deviation / Å" if rdf else "bond deviation / Å",
+        range=[0, min(max(1.3 * threshold, 1.1 * largest), MAX_DEVIATION_A * threshold / 0.5)],
     )
     return _styled(figure, height=360)
 

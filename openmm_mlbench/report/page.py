@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 from openmm_mlbench import __version__, paper
 from openmm_mlbench.errors import MLBenchError, ReportError
 from openmm_mlbench.files import read_json, write_text
-from openmm_mlbench.report.figures import plot_bond_deviation, plot_h_r, plot_temperature
-from openmm_mlbench.report.table import COLUMNS, Notes, format_lengths, format_number, make_rows
+from openmm_mlbench.report.figures import (
+    plot_bond_deviation,
+    plot_diffusion,
+    plot_drifts,
+    plot_h_r,
+    plot_rdfs,
+    plot_temperature,
+)
+from openmm_mlbench.report.table import Notes, columns_of, format_lengths, format_number, make_rows
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -107,7 +114,7 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
         version=__version__,
         plotly_js=get_plotlyjs(),
         summary=_summary(runs),
-        columns=COLUMNS,
+        columns=columns_of(runs),
         rows=rows,
         notes=notes.texts,
         paper_stderr=paper.STDERR_TEXT if any(row.kind == "paper" for row in rows) else "",
@@ -154,13 +161,36 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             f"h(r) over the stable part, mean over replicas; below, its difference from the reference.{origin}",
             wide=True,
         )
+        for label, figure in plot_rdfs(group).items():
+            pair = "all atoms" if label == "all" else label
+            add(
+                figure,
+                f"RDF of {pair}, models trained on {dataset}",
+                "g(r) over the stable part, mean over replicas; below, its difference from the reference.",
+            )
+        add(
+            plot_diffusion(group),
+            f"Mean squared displacement, models trained on {dataset}",
+            "Of the atoms whose diffusivity is measured, drift removed. Its slope is 6 D.",
+        )
     for metrics in runs:
         model = metrics["run"]["model"]
+        rdf = metrics["run"].get("criterion") == "rdf"
+        what = (
+            "Deviation of the RDFs of each window from the reference, the worst pair"
+            if rdf
+            else "Largest deviation of any bond from its mean length in the reference"
+        )
         add(
             plot_bond_deviation(metrics),
-            f"Bonds of {model}",
-            "Largest deviation of any bond from its mean length in the reference, the largest value of each "
-            "interval drawn. A replica is stable until it first crosses the dashed line.",
+            f"{'RDFs against time' if rdf else 'Bonds'} of {model}",
+            f"{what}, the largest value of each interval drawn. A replica is stable until it first crosses "
+            "the dashed line.",
+        )
+        add(
+            plot_drifts(metrics),
+            f"Total energy of {model}",
+            "Potential and kinetic energy per atom around their mean, without a thermostat: a conservative model keeps their sum.",
         )
         add(
             plot_temperature(metrics),

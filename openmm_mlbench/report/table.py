@@ -8,16 +8,23 @@ from typing import Any
 
 from openmm_mlbench import paper
 
-# Result name, heading and unit as printed, in reading order.
-COLUMNS = (
-    ("force_mae", "Force MAE", "meV/Å"),
-    ("stability", "Stability", "ps"),
+# Result name, heading and unit as printed.
+Column = tuple[str, str, str]
+FIRST: tuple[Column, ...] = (("force_mae", "Force MAE", "meV/Å"), ("stability", "Stability", "ps"))
+# Between these, in reading order; a name that ends in _ begins the names of several results.
+OPTIONAL: tuple[Column, ...] = (
     ("h_r_mae", "h(r) MAE", ""),
+    ("rdf_mae_", "RDF MAE", "Å"),
+    ("diffusivity", "D", "10⁻⁹ m²/s"),
+    ("diffusivity_mae", "D error", "10⁻⁹ m²/s"),
+    ("F_phi_mae", "F(φ) MAE", "kJ/mol rad"),
+    ("F_psi_mae", "F(ψ) MAE", "kJ/mol rad"),
+    ("drift", "Drift", "kJ/mol/ps/atom"),
     ("temperature", "T", "K"),
     ("T_rot", "T rot.", "K"),
     ("T_vib", "T vib.", "K"),
-    ("steps_per_second", "Speed", "steps/s"),
 )
+LAST: tuple[Column, ...] = (("steps_per_second", "Speed", "steps/s"),)
 MISSING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -87,22 +94,43 @@ def results_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {result["name"]: result for m in metrics["measurements"] for result in m["results"]}
 
 
+def columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns of a table of these runs: what any of them was asked to measure."""
+    names = dict.fromkeys(name for metrics in runs for name in results_of(metrics))
+    valued = {
+        name
+        for metrics in runs
+        for name, result in results_of(metrics).items()
+        # A periodic system has no rotation of its own.
+        if result["value"] is not None or metrics["run"].get("criterion", "bonds") == "bonds"
+    }
+    found: list[Column] = []
+    for name, heading, unit in OPTIONAL:
+        if name.endswith("_"):
+            members = [other for other in names if other.startswith(name)]
+            found += [(member, f"{heading} {member.removeprefix(name)}", unit) for member in members]
+        elif name in valued:
+            found.append((name, heading, unit))
+    return (*FIRST, *found, *LAST)
+
+
 def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
     """Our row and, where the paper has one, the paper's for each run; footnotes go to ``notes``."""
     rows = []
+    columns = columns_of(runs)
     for metrics in runs:
-        rows.append(_our_row(metrics, notes))
+        rows.append(_our_row(metrics, notes, columns))
         run = metrics["run"]
         printed = paper.paper_row(run.get("system") or "", run.get("architecture") or "")
         if printed is not None:
-            rows.append(_paper_row(printed, run, notes))
+            rows.append(_paper_row(printed, run, notes, columns))
     return rows
 
 
-def _our_row(metrics: dict[str, Any], notes: Notes) -> Row:
+def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...]) -> Row:
     run, results = metrics["run"], results_of(metrics)
     cells = []
-    for name, _, _ in COLUMNS:
+    for name, _, _ in columns:
         cell = _cell(results.get(name), notes)
         if name == "stability" and results.get("n_finished", {}).get("value") is not None:
             finished = results["n_finished"]
@@ -134,10 +162,10 @@ def _data_text(run: dict[str, Any]) -> str:
     return " ".join(parts) + (f", {n_train:,} training frames" if n_train else "")
 
 
-def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes) -> Row:
+def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes, columns: tuple[Column, ...]) -> Row:
     results = paper.paper_results(row)
     cells = []
-    for name, _, _ in COLUMNS:
+    for name, _, _ in columns:
         result = results.get(name)
         cells.append(_cell(vars(result), notes, paper.DECIMALS[name]) if result else Cell(text=MISSING))
     return Row(

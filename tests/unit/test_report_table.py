@@ -3,10 +3,10 @@
 import pytest
 
 from openmm_mlbench.report.table import (
-    COLUMNS,
     MISSING,
     TIMES,
     Notes,
+    columns_of,
     compare_with_paper,
     format_lengths,
     format_number,
@@ -73,8 +73,8 @@ def result(name, **changes):
     return empty | changes
 
 
-def cell_of(row, name):
-    return row.cells[[column for column, _, _ in COLUMNS].index(name)]
+def cell_of(row, name, runs):
+    return row.cells[[column for column, _, _ in columns_of(runs)].index(name)]
 
 
 def test_our_row_and_the_papers():
@@ -83,22 +83,56 @@ def test_our_row_and_the_papers():
         result("stability", status="censored", value=5.0, note="a lower bound"),
         result("n_finished", value=2.0),
         result("h_r_mae", value=0.083, stderr=0.004, floor=0.061),
+        result("drift", status="too_short", note="no replica has a value"),
         result("T_rot", status="too_short", note="no replica has a value"),
+        result("T_vib", value=500.0),
     ]
-    ours, paper = make_rows([make_metrics(results)], notes)
-    stability = cell_of(ours, "stability")
+    runs = [make_metrics(results)]
+    ours, paper = make_rows(runs, notes)
+    stability = cell_of(ours, "stability", runs)
     assert (stability.text, stability.status, stability.extra) == ("≥ 5.00", "censored", "2 of 2 finished")
     assert notes.texts[stability.notes[0] - 1] == "a lower bound"
-    assert (cell_of(ours, "h_r_mae").text, cell_of(ours, "h_r_mae").floor) == (
+    assert (cell_of(ours, "h_r_mae", runs).text, cell_of(ours, "h_r_mae", runs).floor) == (
         "0.0830 ± 0.0040",
         "floor 0.0610",
     )
     # Neither a number that is missing nor an observable that was not measured becomes a zero.
-    assert (cell_of(ours, "T_rot").text, cell_of(ours, "T_rot").status) == (MISSING, "too short")
-    assert (cell_of(ours, "force_mae").text, cell_of(ours, "force_mae").status) == (MISSING, "not measured")
-    assert (cell_of(paper, "force_mae").text, cell_of(paper, "stability").text) == ("16.8", "247 ± 47")
-    assert cell_of(paper, "T_vib").text == MISSING
+    assert (cell_of(ours, "drift", runs).text, cell_of(ours, "drift", runs).status) == (MISSING, "too short")
+    assert (cell_of(ours, "force_mae", runs).text, cell_of(ours, "force_mae", runs).status) == (
+        MISSING,
+        "not measured",
+    )
+    assert (cell_of(paper, "force_mae", runs).text, cell_of(paper, "stability", runs).text) == (
+        "16.8",
+        "247 ± 47",
+    )
+    assert cell_of(paper, "T_vib", runs).text == MISSING
     assert paper.comparison == "labels, amount of data, length, hardware"
+
+
+def test_columns_are_what_the_runs_measured():
+    water = make_metrics(
+        [
+            result("rdf_mae_O-O", value=0.1),
+            result("coordination_O-O", value=4.5),
+            result("rdf_mae_H-O", value=0.2),
+            result("diffusivity", value=2.1),
+            result("T_rot", status="too_short"),
+        ]
+    )
+    water["run"]["criterion"] = "rdf"
+    names = [name for name, _, _ in columns_of([water])]
+    assert names == [
+        "force_mae",
+        "stability",
+        "rdf_mae_O-O",
+        "rdf_mae_H-O",
+        "diffusivity",
+        "steps_per_second",
+    ]
+    both = [water, make_metrics([result("h_r_mae", value=0.1)])]
+    assert [name for name, _, _ in columns_of(both)][2:4] == ["h_r_mae", "rdf_mae_O-O"]
+    assert all(len(row.cells) == 8 - 1 for row in make_rows(both, Notes()))
 
 
 def test_a_model_that_the_paper_lacks_stands_alone():
