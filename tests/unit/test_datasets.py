@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from openmm_mlbench.assets import asset_path
 from openmm_mlbench.data.datasets import (
+    PLACES,
+    READERS,
     data_folder,
     dataset_path,
     default_split,
@@ -16,6 +20,7 @@ from openmm_mlbench.data.datasets import (
 )
 from openmm_mlbench.data.readers import read_provenance
 from openmm_mlbench.errors import DataError
+from openmm_mlbench.topology import read_topology
 
 needs_real = pytest.mark.skipif(
     not (data_folder() / "rmd17" / "ethanol.npz").is_file(),
@@ -24,8 +29,25 @@ needs_real = pytest.mark.skipif(
 
 
 def test_names():
-    assert {entry.name for entry in list_datasets()} == {"ethanol", "ethanol-rmd17", "ethanol-gfn2"}
-    assert {system_of(entry.name) for entry in list_datasets()} == {"ethanol"}
+    names = [entry.name for entry in list_datasets()]
+    assert len(set(names)) == len(names)
+    for molecule in ("aspirin", "ethanol", "naphthalene", "salicylic-acid"):
+        assert {molecule, f"{molecule}-rmd17"} <= set(names)
+    assert {"water-10k", "water-90k", "water-dft", "alanine-dipeptide-explicit"} <= set(names)
+    assert all(entry.name.startswith(system_of(entry.name)) for entry in list_datasets())
+
+
+@pytest.mark.parametrize("entry", list_datasets(), ids=lambda entry: entry.name)
+def test_entries_fit_their_systems(entry):
+    """Frames go into Systems made of topology.pdb: the same atoms in the same order."""
+    assert all(file.place in PLACES and file.reader in READERS for file in entry.files)
+    for file in entry.files:
+        assert Path(file.path).suffix in READERS[file.reader][0]
+        assert file.place != "shipped" or dataset_path(entry.name).is_file()
+    sums = [sum(split) for split in entry.splits]
+    assert sums == sorted(sums, reverse=True)
+    topology = read_topology(asset_path("systems", entry.system, "topology.pdb"))
+    assert topology.atomic_numbers.tolist() == list(entry.atomic_numbers)
 
 
 def test_shipped_data():
@@ -91,7 +113,7 @@ def test_missing_data_say_how_to_give_them(monkeypatch, tmp_path):
     ("arguments", "message"),
     [
         (("ethanl",), "'ethanl' is not known; did you mean ethanol"),
-        (("benzene",), "there are ethanol, ethanol-rmd17, ethanol-gfn2"),
+        (("benzene",), "there are aspirin, aspirin-rmd17, "),
         (("ethanol", "rmd17"), "has md17 labels, 'rmd17' was asked for"),
         (("ethanol-gfn2", "md17"), "has its own labels"),
     ],
