@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.simulation.barostat import MOLECULES
 
-# Forces that come from a network, and the one that only touches velocities.
-_LEARNED = ("TorchForce", "PythonForce", "Force", "CMMotionRemover")
+# Forces that come from a network, and those that only touch velocities or the cell.
+_LEARNED = ("TorchForce", "PythonForce", "Force", "CMMotionRemover", "MonteCarloBarostat")
 # Below this size the CPU platform's overhead exceeds what its threads save.
 _SMALL = 100
 
@@ -96,7 +97,9 @@ def _answers(name: str) -> bool:
 
 
 def _is_learned(system: Any) -> bool:
-    return all(type(force).__name__ in _LEARNED for force in system.getForces())
+    return all(
+        type(force).__name__ in _LEARNED or force.getName() == MOLECULES for force in system.getForces()
+    )
 
 
 def _one_line(error: Exception) -> str:

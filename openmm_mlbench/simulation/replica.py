@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.files import write_text
 from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.barostat import add_barostat, seed_barostat
 from openmm_mlbench.simulation.checkpoint import (
     Checkpoint,
     engine_description,
@@ -46,7 +47,7 @@ from openmm_mlbench.simulation.run_folder import (
     remove_replica,
     replica_folder,
 )
-from openmm_mlbench.simulation.seeds import integrator_seed, velocity_generator
+from openmm_mlbench.simulation.seeds import barostat_seed, integrator_seed, velocity_generator
 
 # The first calls of a TorchScript model are slow and differ in the last bits from all later ones.
 WARM_UP_CALLS = 3
@@ -162,11 +163,14 @@ def _run_locked(
 
 
 def create_system(provider: ForceProvider, protocol: Protocol, topology: Any) -> Any:
-    """The provider's System with the protocol's constraints, its centre of mass kept at rest.
+    """The provider's System with the protocol's constraints and barostat, its centre of mass kept at rest.
 
     OpenMM's Nose-Hoover counts 3N - 3 degrees of freedom only where the System
     has a CMMotionRemover; without one the internal temperature would be wrong
     by a factor of up to (3N) / (3N - 3).
+
+    Raises:
+        SimulationError: a barostat for forces without energy, or without a cell.
     """
     import openmm
     from openmm import app
@@ -175,6 +179,8 @@ def create_system(provider: ForceProvider, protocol: Protocol, topology: Any) ->
     system = provider.create_system(topology, constraints=constraints)
     if not any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces()):
         system.addForce(openmm.CMMotionRemover())
+    if protocol.ensemble == "NPT":
+        add_barostat(system, protocol, topology, provider.description)
     return system
 
 
@@ -227,6 +233,7 @@ class _Replica:
         self.system = system
         if self.bias is not None:
             self.bias.add_to(system)
+        self.has_barostat = seed_barostat(system, barostat_seed(task.seed, task.replica, self.step))
         limit_threads(task.threads)
         # A stream that the State XML cannot restore must not be repeated: it depends on the step.
         self.integrator = task.protocol.make_integrator(integrator_seed(task.seed, task.replica, self.step))
@@ -311,11 +318,14 @@ class _Replica:
                 return self._collapse(stop)
             last = self.step >= self.task.n_steps
             interrupted = not last and self.should_stop()
+            due = self.files.n_frames % frames_per_checkpoint == 0
+            # The barostat starts anew at checkpoints, which must fall alike however often a run is stopped.
+            due = due or ((last or interrupted) and not self.has_barostat)
             # While a bond is beyond its limit the last good checkpoint stays the last one.
-            if self.monitor.offence is None and (
-                last or interrupted or self.files.n_frames % frames_per_checkpoint == 0
-            ):
+            if self.monitor.offence is None and due:
                 self._save()
+                if self.has_barostat and not last:
+                    self._renew()
             if interrupted:
                 return self._end("interrupted", message=f"interrupted at {self._time_ps():g} ps")
             self._tell()
@@ -423,6 +433,13 @@ class _Replica:
             state = self.context.getState(energy=True, forces=True)
         return float(_numbers(state.getPotentialEnergy()))
 
+    def _renew(self) -> None:
+        """Make the Context anew, as resuming would: with the barostat in its first state."""
+        content = self.context.createCheckpoint()
+        self.context.reinitialize()
+        self._warm_up()
+        self.context.loadCheckpoint(content)
+
     def _set_state(self) -> None:
         """Draw the momenta, or load the checkpoint."""
         task = self.task
@@ -484,8 +501,8 @@ class _Replica:
 
     def _full_rate(self, stop: Stop) -> FullRate | str:
         """The steps around the offence, or why there are none; no trouble here changes how the replica ended."""
-        if self.task.protocol.metadynamics is not None:
-            return "a repetition would deposit hills; see frames.dcd"
+        if self.task.bias is not None and self.task.bias.backend == "plumed":
+            return "PLUMED would deposit the hills of a repetition again; see frames.dcd"
         numbers = np.array([atom.element.atomic_number for atom in self.topology.atoms()])
         try:
             with np.errstate(all="ignore"):

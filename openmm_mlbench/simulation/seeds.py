@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-_START_FRAMES, _VELOCITIES, _INTEGRATOR = range(3)
+_START_FRAMES, _VELOCITIES, _INTEGRATOR, _BAROSTAT = range(4)
 
 
 def choose_start_frames(n_available: int, n_replicas: int, seed: int) -> NDArray[np.int64]:
@@ -25,6 +25,15 @@ def integrator_seed(seed: int, replica: int, step: int = 0) -> int:
         replica: its number.
         step: where the integrator starts; a stream that was lost must not be repeated.
     """
-    sequence = np.random.SeedSequence(seed, spawn_key=(_INTEGRATOR, replica, step))
+    return _engine_seed(seed, (_INTEGRATOR, replica, step))
+
+
+def barostat_seed(seed: int, replica: int, step: int = 0) -> int:
+    """Seed of the barostat, 1 to 2^31 - 1; arguments as of :func:`integrator_seed`."""
+    return _engine_seed(seed, (_BAROSTAT, replica, step))
+
+
+def _engine_seed(seed: int, key: tuple[int, ...]) -> int:
+    sequence = np.random.SeedSequence(seed, spawn_key=key)
     # 0 would let OpenMM choose a seed of its own.
     return int(sequence.generate_state(1)[0] % (2**31 - 1)) + 1
