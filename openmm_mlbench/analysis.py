@@ -21,7 +21,7 @@ from openmm_mlbench.metrics.force_errors import compute_force_mae, force_results
 from openmm_mlbench.metrics.speed import speed_result
 from openmm_mlbench.metrics.stability import stability_results
 from openmm_mlbench.metrics.temperature import temperature_result
-from openmm_mlbench.references import Reference, load_reference
+from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.run_folder import RdfCriterion, Replica, Run, read_replicas, read_run
 from openmm_mlbench.run_measurements import (
@@ -214,12 +214,40 @@ def _measure_h_r(
         "Area between the distributions of all interatomic distances of the stable part and of the reference, "
         "500 bins up to 10 A: 0 when equal, 2 when disjoint (paper, eq. 1, binned as in its code)."
     )
-    estimates: list[Estimate | None] = [None] * len(replicas)
     if reference is None:
         note = f"there is no reference for {run.dataset}"
         results = [Result(name="h_r_mae", status="no_reference", unit="1", note=note)]
         measurement = Measurement(observable="h_r_mae", mode="mdsim", definition=definition, results=results)
-        return measurement, estimates
+        return measurement, [None] * len(replicas)
+    result, estimates, densities = _compare_h_r("h_r_mae", run, replicas, reference)
+    results = [result]
+    curves = _h_r_curves(reference, densities)
+    inputs = {"reference": reference.dataset, "n_bins": len(reference.density), "blocks": N_BLOCKS}
+    canonical = load_canonical_reference(run.dataset)
+    if canonical is not None and canonical.temperature_K == run.record["protocol"]["temperature_K"]:
+        results.append(_compare_h_r("h_r_mae_canonical", run, replicas, canonical)[0])
+        curves["canonical reference"] = _curve(*canonical.h_r, "A", "1/A")
+        inputs["canonical_reference"] = canonical.dataset
+        definition += (
+            f" h_r_mae_canonical: the same against {canonical.dataset}, {canonical.level_of_theory}, in a true "
+            f"{canonical.temperature_K:g} K ensemble."
+        )
+    measurement = Measurement(
+        observable="h_r_mae",
+        mode="mdsim",
+        definition=definition,
+        inputs=inputs,
+        results=results,
+        curves=curves,
+    )
+    return measurement, estimates
+
+
+def _compare_h_r(
+    name: str, run: Run, replicas: list[Replica], reference: Reference
+) -> tuple[Result, PerReplica, dict[str, NDArray[np.float64]]]:
+    """The result against one reference, the estimate of each replica and h(r) of those with a stable part."""
+    estimates: list[Estimate | None] = [None] * len(replicas)
     densities = {}
     floors = []
     for i, replica in enumerate(replicas):
@@ -229,7 +257,7 @@ def _measure_h_r(
             floors.append(reference.noise_floor(replica.survival.n_stable_frames * run.frame_interval_ps))
     known = [floor for floor in floors if floor is not None]
     result = result_over_replicas(
-        "h_r_mae",
+        name,
         "1",
         estimates,
         floor=float(np.mean([floor.value for floor in known])) if known else None,
@@ -238,18 +266,10 @@ def _measure_h_r(
         note=join_notes(
             *(f"floor: {floor.note}" for floor in known[:1]),
             "" if known or not densities else "too short for a noise floor",
+            reference.note,
         ),
     )
-    inputs = {"reference": reference.dataset, "n_bins": len(reference.density), "blocks": N_BLOCKS}
-    measurement = Measurement(
-        observable="h_r_mae",
-        mode="mdsim",
-        definition=definition,
-        inputs=inputs,
-        results=[result],
-        curves=_h_r_curves(reference, densities),
-    )
-    return measurement, estimates
+    return result, estimates, densities
 
 
 def _h_r_of_replica(

@@ -15,7 +15,7 @@ ORDER = [
     *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
     *("references", "measurements", "log_measurements", "free_energy_measurement"),
-    *("stability_measurement", "measure", "run_folder", "run_measurements", "analysis"),
+    *("stability_measurement", "measure", "run_folder", "run_reference", "run_measurements", "analysis"),
     *("report", "workflow", "doctor", "cli"),
 ]
 MEASURING = set(ORDER[ORDER.index("trajectory") : ORDER.index("workflow")])
