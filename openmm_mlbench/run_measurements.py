@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +17,15 @@ from openmm_mlbench.measurements import (
     references_from_json,
 )
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
+from openmm_mlbench.metrics.rdf_stability import RDFWindows
 from openmm_mlbench.references import reference_file
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.run_folder import RdfCriterion, Replica, Run
 from openmm_mlbench.selections import MeasuredTopology, load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
+
+if TYPE_CHECKING:
+    from openmm_mlbench.protocol import Protocol
 
 # Of the paper's code, where no reference says otherwise.
 RDF_R_MAX_A, RDF_N_BINS = 6.0, 500
@@ -48,6 +52,37 @@ def rdf_criterion_of(run: Run) -> RdfCriterion | None:
     expected = [known.values for known in references_from_json(path, pairs, edges, "paper")]
     return RdfCriterion(
         pairs=tuple(pairs), expected=tuple(expected), r_max_A=r_max_A, window_ps=run.window_ps
+    )
+
+
+def rdf_windows_of(protocol: "Protocol", dataset: str) -> RDFWindows | None:
+    """What watches the RDFs of a protocol while it runs, or None where it has another criterion, or no reference.
+
+    Args:
+        protocol: with its stability criterion, threshold, window and pairs.
+        dataset: whose reference it is compared with.
+
+    Raises:
+        MetricError: the reference does not fit the protocol's structure.
+    """
+    if protocol.stability_criterion != "rdf":
+        return None
+    try:
+        path = reference_file(dataset, "rdf")
+    except DataError:
+        return None
+    if path is None:
+        return None
+    r_max_A, n_bins = _rdf_grid(path)
+    pairs = load_topology(protocol.structure_path).pairs(",".join(protocol.stability_pairs))
+    edges = np.linspace(0.0, r_max_A, n_bins + 1)
+    return RDFWindows(
+        pairs=tuple(pairs),
+        references=tuple(known.values for known in references_from_json(path, pairs, edges, "paper")),
+        r_max_A=r_max_A,
+        threshold_A=protocol.stability_threshold_A,
+        frames_per_window=round(protocol.stability_window_ps / protocol.frame_interval_ps),
+        source=path.name,
     )
 
 

@@ -30,6 +30,7 @@ from openmm_mlbench.reference_potentials import (
 from openmm_mlbench.references import load_reference
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.run_folder import Run, read_run
+from openmm_mlbench.run_measurements import rdf_windows_of
 from openmm_mlbench.simulation.progress import ProgressDisplay
 from openmm_mlbench.simulation.run_folder import ReplicaStatus
 from openmm_mlbench.simulation.runner import run_protocol
@@ -284,6 +285,9 @@ def simulate(
     if start.note and note is not None:
         note(start.note)
     reference = load_reference(trained) if _is_named(trained) else None
+    window = rdf_windows_of(protocol, trained)
+    if protocol.stability_criterion == "rdf" and window is None and note is not None:
+        note(f"no RDF of {trained} to compare with: a collapse that only RDFs show will not end this run")
     with display or ProgressDisplay(potential.id) as progress:
         return run_protocol(
             protocol,
@@ -293,7 +297,7 @@ def simulate(
             progress=progress,
             reference_bonds=None if reference is None else reference.bonds,
             equilibrium_A=None if reference is None else reference.bond_lengths_A,
-            **options,
+            **{"window": window, **options},
         )
 
 

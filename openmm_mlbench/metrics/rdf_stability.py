@@ -1,7 +1,9 @@
 """How long a condensed system stays physical: RDFs of short windows against the reference (paper, eq. 8)."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,78 @@ from openmm_mlbench.trajectory import Trajectory
 # Of the paper, A and ps.
 WATER_THRESHOLD, LIPS_THRESHOLD = 3.0, 1.0
 WINDOW_PS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RDFWindows:
+    """Judges windows of frames while a simulation runs, as :func:`window_deviations` does afterwards.
+
+    Args:
+        pairs: groups of atoms.
+        references: for each pair g(r) (n_bins,).
+        r_max_A: upper edge of the last bin, A.
+        threshold_A: where a window counts as collapsed.
+        frames_per_window: frames in each.
+        source: where the references come from, for the record of the run.
+        mode: ``paper`` or ``mdsim``, that of the references.
+
+    Raises:
+        MetricError: pairs and references do not fit, or a window has no frames.
+    """
+
+    pairs: tuple[AtomPairs, ...]
+    references: tuple[NDArray[np.float64], ...]
+    r_max_A: float
+    threshold_A: float
+    frames_per_window: int
+    source: str = ""
+    mode: str = "paper"
+
+    def __post_init__(self) -> None:
+        if not self.pairs or len(self.pairs) != len(self.references):
+            raise MetricError(
+                f"{len(self.pairs)} pairs with {len(self.references)} references; give one reference for each pair"
+            )
+        if self.frames_per_window < 1:
+            raise MetricError(
+                f"windows of {self.frames_per_window} frames; a window wants at least one: lengthen it"
+            )
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What run.json records."""
+        digest = hashlib.sha256()
+        for pair, reference in zip(self.pairs, self.references, strict=True):
+            for array in (pair.a, pair.b, np.asarray(reference, dtype="<f8")):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return {
+            "pairs": [pair.label for pair in self.pairs],
+            "r_max_A": self.r_max_A,
+            "n_bins": len(self.references[0]),
+            "threshold_A": self.threshold_A,
+            "frames_per_window": self.frames_per_window,
+            "mode": self.mode,
+            "source": self.source,
+            "sha256": digest.hexdigest(),
+        }
+
+    def deviations_A(  # noqa: N802 - A is the unit
+        self, positions_nm: NDArray[np.float64], box_vectors_nm: NDArray[np.float64]
+    ) -> dict[str, float]:
+        """Deviation of each pair's RDF over these frames from its reference        (paper, eq. 8).
+
+        Args:
+            positions_nm: (n_frames, n_atoms, 3).
+            box_vectors_nm: (n_frames, 3, 3).
+        """
+        window = Trajectory(
+            positions_nm=positions_nm,
+            box_vectors_nm=box_vectors_nm,
+            atomic_numbers=np.zeros(positions_nm.shape[1], dtype=np.int64),
+            frame_interval_ps=1.0,
+        )
+        found = _deviations(window, self.pairs, self.references, r_max_A=self.r_max_A, mode=self.mode)
+        return {pair.label: value for pair, value in zip(self.pairs, found, strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)
