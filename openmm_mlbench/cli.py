@@ -135,21 +135,40 @@ def protocols() -> None:
 def data_generate(
     system: Annotated[str, typer.Argument(help="Name of a system, for example ethanol.")],
     out: OutOption = Path("generated"),
-    frames: Annotated[int, typer.Option(help="Labelled frames.")] = 1500,
-    length: Annotated[float, typer.Option(help="Length of the dynamics, ps.")] = 300.0,
+    variant: Annotated[
+        str | None, typer.Option(help="How it is made, for example spcfw; the system's first if not given.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Labelled frames; as shipped if not given.")] = None,
+    length: Annotated[
+        float | None, typer.Option(help="Length of the dynamics, ps; as shipped if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of velocities and noise.")] = 0,
+    timestep: Annotated[float | None, typer.Option(help="Time step, fs; the variant's if not given.")] = None,
+    platform: Annotated[str | None, typer.Option(help="OpenMM platform; the variant's if not given.")] = None,
+    full_scale: Annotated[
+        bool, typer.Option("--full-scale", help="As many frames and as long as the paper's data.")
+    ] = False,
 ) -> None:
-    """Make a data set and its reference observables by GFN2-xTB dynamics at 500 K; resumes by itself."""
-    from openmm_mlbench.references import generate_reference_data
+    """Make a data set by dynamics with a cheap potential; a run that was cut off goes on by itself."""
+    from openmm_mlbench.generation import generate
 
     def progress(done: float, total: float) -> None:
         _say(f"{done:.1f} of {total:g} ps")
 
-    data, reference = generate_reference_data(
-        system, out, n_frames=frames, length_ps=length, seed=seed, progress=progress
+    written = generate(
+        system,
+        out,
+        variant=variant,
+        full_scale=full_scale,
+        n_frames=frames,
+        length_ps=length,
+        seed=seed,
+        timestep_fs=timestep,
+        platform=platform,
+        progress=progress,
     )
-    print(data)
-    print(reference)
+    for path in written:
+        print(path)
 
 
 @data_app.command("inspect")
@@ -183,7 +202,9 @@ def data_inspect(
 
 @data_app.command("reference")
 def data_reference(
-    run: Annotated[Path, typer.Argument(help="Run folder of one molecule with the potential that is the truth.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of one molecule with the potential that is the truth.")
+    ],
     name: Annotated[str, typer.Option(help="Of the data set that it is the reference of.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
     skip: Annotated[float, typer.Option(help="Left out at the start of each replica, ps.")] = 5.0,

@@ -14,7 +14,7 @@ ORDER = [
     *("reference_potentials", "data", "models", "training", "export", "forces", "potential"),
     *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
-    *("references", "measurements", "log_measurements", "free_energy_measurement"),
+    *("references", "generation", "measurements", "log_measurements", "free_energy_measurement"),
     *("stability_measurement", "measure", "run_folder", "run_reference", "run_measurements", "analysis"),
     *("report", "workflow", "doctor", "cli"),
 ]
