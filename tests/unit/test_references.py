@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from openmm_mlbench.assets import asset_path
-from openmm_mlbench.data.datasets import data_folder, list_datasets, load_dataset
+from openmm_mlbench.data.datasets import dataset_path, list_datasets, load_dataset, system_of
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.metrics.distances import compute_h_r, h_r_mae, histogram_bin_width
-from openmm_mlbench.references import Reference, build_reference, load_reference, reference_from_md17
+from openmm_mlbench.references import (
+    Reference,
+    build_reference,
+    load_reference,
+    reference_from_md17,
+)
+from openmm_mlbench.topology import bond_lengths, find_bonds, read_structure
 
-ETHANOL_BONDS = [[0, 1], [0, 2], [0, 3], [0, 4], [1, 5], [1, 6], [1, 7], [2, 8]]
+# Rings of each molecule.
+MOLECULES = {"aspirin": 1, "ethanol": 0, "naphthalene": 2, "salicylic-acid": 1}
 
 
 def dimer_positions(n_frames=60, seed=0):
@@ -153,20 +160,34 @@ def test_a_reference_that_breaks_its_own_bonds_is_refused():
         dimer(frames_per_block=100)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in list_datasets() if entry.system == "ethanol"])
-def test_every_data_set_of_ethanol_has_its_reference(name):
+@pytest.mark.parametrize(
+    "name", [entry.name for entry in list_datasets() if entry.system in MOLECULES], ids=lambda name: name
+)
+def test_every_molecule_has_its_references(name):
     reference = load_reference(name)
+    topology, positions = read_structure(asset_path("systems", system_of(name), "topology.pdb"))
+    n_pairs = topology.n_atoms * (topology.n_atoms - 1) // 2
     assert reference.dataset == name
-    assert reference.bonds.tolist() == ETHANOL_BONDS
+    assert reference.bonds.tolist() == find_bonds(topology.atomic_numbers, positions).tolist()
+    # As many bonds as atoms, less one, and one more for each ring.
+    assert len(reference.bonds) == topology.n_atoms - 1 + MOLECULES[system_of(name)]
     assert reference.temperature_K == 500.0
     assert reference.source
     assert reference.density.sum() * reference.bin_width == pytest.approx(1.0)
-    # 36 pairs a frame, none farther apart than 10 A.
-    assert reference.blocks.sum() == 36 * reference.n_frames
-    assert reference.length_ps > 250
+    # No pair is farther apart than 10 A.
+    assert reference.blocks.sum() == n_pairs * reference.n_frames
+    assert reference.length_ps > 100
     assert reference.noise_floor(5.0).value < 0.2
-    # C-C, C-O, C-H, O-H
-    np.testing.assert_allclose(reference.bond_lengths_A[[0, 1, 3, 7]], [1.53, 1.43, 1.11, 0.97], atol=0.02)
+    at_minimum = bond_lengths(positions, reference.bonds)
+    assert np.abs(reference.bond_lengths_A - at_minimum).max() < 0.06
+
+
+def test_bond_lengths_of_ethanol():
+    for name in ("ethanol", "ethanol-gfn2"):
+        # C-C, C-O, C-H, O-H
+        np.testing.assert_allclose(
+            load_reference(name).bond_lengths_A[[0, 1, 3, 7]], [1.53, 1.43, 1.11, 0.97], atol=0.02
+        )
 
 
 def test_shipped_reference_belongs_to_the_shipped_data():
@@ -198,13 +219,14 @@ def test_unknown_data_set_and_absent_reference(monkeypatch, tmp_path):
     assert load_reference("ethanol") is None
 
 
-def test_real_frames_give_the_shipped_reference(tmp_path):
-    if not (data_folder() / "rmd17" / "ethanol.npz").is_file():
+@pytest.mark.parametrize("molecule", MOLECULES)
+def test_real_frames_give_the_shipped_reference(molecule, tmp_path):
+    if not dataset_path(molecule).is_file():
         pytest.skip("real MD17 data are not at hand (set MLBENCH_DATA)")
-    frames = load_dataset("ethanol")
-    shipped = load_reference("ethanol")
+    frames = load_dataset(molecule)
+    shipped = load_reference(molecule)
     reference_from_md17(frames, source=shipped.source).save(tmp_path / "x.json")
-    path = asset_path("systems", "ethanol", "references", "ethanol.json")
+    path = asset_path("systems", molecule, "references", f"{molecule}.json")
     assert (tmp_path / "x.json").read_bytes() == path.read_bytes()
     with pytest.raises(MetricError, match="sort them by time"):
         reference_from_md17(frames.select(np.array([3, 2, 1])))
