@@ -66,7 +66,7 @@ def analyze(
         TrajectoryError: a trajectory or log is damaged.
     """
     run = read_run(run_folder)
-    reference = _reference_of(run.dataset, reference)
+    reference = _reference_of(run, reference)
     criterion = rdf_criterion_of(run)
     replicas = read_replicas(run, reference, criterion)
     measurements = [
@@ -89,8 +89,12 @@ def analyze(
     return metrics
 
 
-def _reference_of(dataset: str, given: Reference | None) -> Reference | None:
+def _reference_of(run: Run, given: Reference | None) -> Reference | None:
     """The reference to compare with: only ever that of the model's own data set."""
+    dataset = run.dataset
+    if given is None and run.own_structure:
+        # These atoms need not be those of the data set.
+        return None
     if given is None:
         try:
             return load_reference(dataset)

@@ -263,7 +263,8 @@ def _observables(element: Any) -> dict[str, Any]:
             strange = own & set(attributes) if other != name else set()
             if strange:
                 raise InconsistentError(
-                    "Observables", f"{min(strange)} belongs to observable {name}, not to {other}; leave it out"
+                    "Observables",
+                    f"{min(strange)} belongs to observable {name}, not to {other}; leave it out",
                 )
     diffusivity = found.get("diffusivity", {})
     return {

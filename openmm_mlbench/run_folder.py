@@ -52,6 +52,11 @@ class Run:
     metadynamics: dict[str, Any] | None = None
 
     @property
+    def own_structure(self) -> bool:
+        """Whether a structure of somebody's own was simulated instead of a system of the package."""
+        return self.record["protocol"].get("structure") is not None
+
+    @property
     def card(self) -> dict[str, Any]:
         """The model's card, empty where the model has none."""
         return dict(self.record["model"].get("card") or {})

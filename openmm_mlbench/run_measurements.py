@@ -34,6 +34,9 @@ TRAJECTORY_FILE = "trajectory.dcd"
 
 def reference_of(run: Run, observable: str) -> Path | None:
     """The measurement that a run's data set is compared with, or None."""
+    # A structure of somebody's own is the same substance only where its protocol compares RDFs.
+    if run.own_structure and run.criterion != "rdf":
+        return None
     try:
         return reference_file(run.dataset, observable)
     except DataError:

@@ -268,23 +268,14 @@ def simulate(
         options: of :func:`openmm_mlbench.simulation.runner.run_protocol`.
 
     Raises:
-        SimulationError: the model's data set belongs to another system.
+        SimulationError: the model belongs to another of the package's systems.
     """
     trained = _dataset_of(potential)
-    if not isinstance(potential, Potential) and potential.system != protocol.system:
-        raise SimulationError(
-            f"{potential.id} is a potential of {potential.system}, protocol {protocol.name} simulates "
-            f"{protocol.system}; choose a pair of the same system"
-        )
-    if _is_named(trained) and system_of(trained) != protocol.system:
-        raise SimulationError(
-            f"{potential.id} was trained on {trained}, protocol {protocol.name} simulates {protocol.system}; "
-            "choose a pair of the same system"
-        )
+    same = _is_same_system(protocol, potential)
     start = start_of(protocol, potential, data)
     if start.note and note is not None:
         note(start.note)
-    reference = load_reference(trained) if _is_named(trained) else None
+    reference = load_reference(trained) if same and _is_named(trained) else None
     window = rdf_windows_of(protocol, trained)
     if protocol.stability_criterion == "rdf" and window is None and note is not None:
         note(f"no RDF of {trained} to compare with: a collapse that only RDFs show will not end this run")
@@ -301,21 +292,28 @@ def simulate(
         )
 
 
-def _same_system(protocol: Protocol, model: str, dataset: str) -> bool:
-    """Whether a protocol simulates the system of a named data set, so that its reference is of these atoms.
+def _is_same_system(protocol: Protocol, model: Potential | ReferencePotential) -> bool:
+    """Whether a protocol simulates the atoms of the model's data set, in their order.
 
     Raises:
-        SimulationError: it simulates another one of the package's systems.
+        SimulationError: it simulates another of the package's systems.
     """
-    if not _is_named(dataset):
+    # A structure of somebody's own may hold other molecules, or these in another order.
+    if protocol.structure is not None:
         return False
-    if protocol.structure is None and system_of(dataset) != protocol.system:
+    trained = _dataset_of(model)
+    if not isinstance(model, Potential):
+        system, what = model.system, "is a potential of"
+    elif _is_named(trained):
+        system, what = system_of(trained), "was trained on data of"
+    else:
+        return True
+    if system != protocol.system:
         raise SimulationError(
-            f"{model} was trained on {dataset}, protocol {protocol.name} simulates {protocol.system}; "
+            f"{model.id} {what} {system}, protocol {protocol.name} simulates {protocol.system}; "
             "choose a pair of the same system"
         )
-    # A structure of somebody's own may hold other molecules, or these in another order.
-    return protocol.structure is None
+    return True
 
 
 def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:

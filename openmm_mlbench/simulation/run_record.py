@@ -114,6 +114,7 @@ def _run_record(plan: Plan) -> dict[str, Any]:
             "name": protocol.name,
             "sha256": protocol.sha256,
             "system": protocol.system,
+            "structure": protocol.structure,
             "ensemble": protocol.ensemble,
             "temperature_K": protocol.temperature_K,
             "timestep_fs": protocol.timestep_fs,
