@@ -36,7 +36,8 @@ StopOption = Annotated[str | None, typer.Option(help="Leave out frames after thi
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(
-        help="Trajectory of the same topology, or the JSON of an earlier measurement, to compare with."
+        help="Trajectory of the same topology, JSON of an earlier measurement, or name of a data set that ships "
+        "a reference, to compare with."
     ),
 ]
 ReferenceIntervalOption = Annotated[
@@ -133,15 +134,20 @@ def _source(
     )
 
 
-def _reference(path: Path | None, interval: str | None, source: "Source") -> "Source | Path | None":
-    """A JSON file stays a path; anything else is a trajectory of the same topology, measured from its start on."""
+def _reference(
+    path: Path | None, interval: str | None, source: "Source", observable: str = "", mode: str = "paper"
+) -> "Source | Path | None":
+    """A JSON file stays a path, a data set's name becomes that of its shipped reference.
+
+    Anything else is a trajectory of the same topology, measured from its start on.
+    """
     from openmm_mlbench.measurements import Source
     from openmm_mlbench.trajectory_stream import open_trajectory
 
     if path is None:
         return None
     if not path.is_file():
-        raise MetricError(f"{path}: no such file; give a reference trajectory or the JSON of a measurement")
+        path = _shipped_reference(path, observable, mode)
     if path.suffix.lower() == ".json":
         return path
     interval_ps = (
@@ -151,6 +157,24 @@ def _reference(path: Path | None, interval: str | None, source: "Source") -> "So
         path, source.topology.atomic_numbers, interval_ps, topology_path=source.topology.path
     )
     return Source(topology=source.topology, files=[file], start_ps=source.start_ps, progress=source.progress)
+
+
+def _shipped_reference(name: Path, observable: str, mode: str) -> Path:
+    from openmm_mlbench.errors import DataError
+    from openmm_mlbench.references import reference_file
+
+    try:
+        found = reference_file(str(name), observable, mode)
+    except DataError as error:
+        raise MetricError(
+            f"{name}: neither a file nor a data set; give a reference trajectory, the JSON of a measurement, or a "
+            "data set's name"
+        ) from error
+    if found is None:
+        raise MetricError(
+            f"data set {name} ships no {observable or 'such'} reference of mode {mode}; give a file, or --mode paper"
+        )
+    return found
 
 
 def _atoms(topology: "MeasuredTopology", select: str | None) -> Any:
@@ -265,7 +289,7 @@ def rdf(
         n_bins=bins,
         mode=mode,
         intramolecular=intramolecular,
-        reference=_reference(reference, reference_interval, source),
+        reference=_reference(reference, reference_interval, source, "rdf", mode),
         cutoff_A=None if cutoff is None else parse_length(cutoff, "cutoff"),
     )
     _finish(measured, json, plot)
@@ -362,7 +386,9 @@ def diffusivity(
         temperature_K=temperature,
     )
     atoms = _atoms(source.topology, select)
-    measured = measure_diffusivity(source, atoms, options, _reference(reference, reference_interval, source))
+    measured = measure_diffusivity(
+        source, atoms, options, _reference(reference, reference_interval, source, "diffusivity", mode)
+    )
     _finish(measured, json, plot)
 
 
@@ -409,7 +435,7 @@ def stability(
     )
 
     source = _source(topology, trajectory, frame_interval, start, stop)
-    known = _reference(reference, reference_interval, source)
+    known = _reference(reference, reference_interval, source, "rdf", mode)
     limit = None if threshold is None else parse_length(threshold, "threshold")
     if limit is not None and limit <= 0:
         raise MetricError(f"threshold {threshold!r}; wanted a length above zero, like 0.5A")
