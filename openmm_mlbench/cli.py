@@ -7,7 +7,7 @@ and ``train`` works where OpenMM is not installed.
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
@@ -24,11 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Get, make and look at data.", no_args_is_help=True)
+protocols_app = typer.Typer(invoke_without_command=True)
 app.add_typer(data_app, name="data")
+app.add_typer(protocols_app, name="protocols")
 app.add_typer(measure_app, name="measure")
 
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="File of the model's data set, where it does not ship.")
+    Path | None, typer.Option("--data", help="File of the data set, instead of where it is looked for.")
 ]
 VariantOption = Annotated[
     str | None,
@@ -70,22 +72,10 @@ def _root(
 
 @app.command()
 def systems() -> None:
-    """List the systems, with the data sets of each."""
-    from openmm_mlbench.data.datasets import list_datasets
+    """List the systems: data sets with their frames, whether they are at hand, references, origin."""
+    from openmm_mlbench.listings import SYSTEM_COLUMNS, system_rows
 
-    _print_table(
-        ["system", "data set", "ships", "train / validation / test", "what"],
-        [
-            [
-                e.system,
-                e.name,
-                "yes" if e.shipped else "no",
-                " or ".join(" / ".join(map(str, sizes)) for sizes in e.splits),
-                e.summary,
-            ]
-            for e in list_datasets()
-        ],
-    )
+    _print_table(SYSTEM_COLUMNS, system_rows())
 
 
 @app.command()
@@ -110,25 +100,67 @@ def models() -> None:
     _print_table(["model", "parameters", "kind", "cutoff / A", "training frames", "force MAE / meV/A"], rows)
 
 
-@app.command()
-def protocols() -> None:
-    """List the protocols."""
-    from openmm_mlbench.protocol import list_protocols, load_protocol
+@protocols_app.callback()
+def protocols(context: typer.Context) -> None:
+    """List the protocols; show one of them; write one for a structure of your own."""
+    if context.invoked_subcommand is None:
+        from openmm_mlbench.listings import PROTOCOL_COLUMNS, protocol_rows
 
-    rows = []
-    for name in list_protocols():
-        p = load_protocol(name)
-        rows.append(
-            [
-                name,
-                p.system,
-                p.ensemble,
-                f"{p.temperature_K:g}",
-                f"{p.timestep_fs:g}",
-                f"{p.replicas} x {p.length_ps:g}",
-            ]
-        )
-    _print_table(["protocol", "system", "ensemble", "T / K", "time step / fs", "runs / ps"], rows)
+        _print_table(PROTOCOL_COLUMNS, protocol_rows())
+
+
+@protocols_app.command("show")
+def protocols_show(
+    protocol: Annotated[str, typer.Argument(help="Name of a protocol, or an XML file.")],
+    variant: VariantOption = None,
+    xml: Annotated[
+        bool, typer.Option("--xml", help="The protocol as a file of its own, to change and keep.")
+    ] = False,
+) -> None:
+    """List the variants of a protocol, or print it as XML."""
+    if xml:
+        from openmm_mlbench.protocol import load_protocol
+
+        print(load_protocol(protocol, variant).to_xml(), end="")
+        return
+    from openmm_mlbench.listings import VARIANT_COLUMNS, variant_rows
+
+    _print_table(VARIANT_COLUMNS, variant_rows(protocol, variant))
+
+
+@protocols_app.command("new")
+def protocols_new(
+    structure: Annotated[Path, typer.Option(help="PDB file; CRYST1 makes it periodic.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="XML file to write.")],
+    like: Annotated[
+        str, typer.Option(help="Protocol to follow in all that is not given: name, or an XML file.")
+    ] = "ethanol",
+    variant: VariantOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of protocol and system; that of the file if not given.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="K.")] = None,
+    timestep: Annotated[float | None, typer.Option(help="fs.")] = None,
+    length: Annotated[float | None, typer.Option(help="Of each run, ps.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Runs.")] = None,
+) -> None:
+    """Write a protocol for a molecule or cell of your own: `simulate FILE.xml --model MODEL` runs it."""
+    from openmm_mlbench.protocol_template import new_protocol
+
+    written = new_protocol(
+        structure,
+        out,
+        like=like,
+        variant=variant,
+        name=name,
+        temperature_K=temperature,
+        timestep_fs=timestep,
+        length_ps=length,
+        replicas=replicas,
+    )
+    for note in written.notes:
+        _say(note)
+    print(out)
 
 
 @data_app.command("generate")
@@ -171,21 +203,97 @@ def data_generate(
         print(path)
 
 
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[
+        str | None, typer.Argument(help="Official file, or a data set made of one; lists them if not given.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder instead of the cache ($MLBENCH_CACHE).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Download again what is there.")] = False,
+    mirror: Annotated[
+        str | None, typer.Option(help="Address of a folder with <name>/<file> instead of the official ones.")
+    ] = None,
+) -> None:
+    """Download official data, resuming where it stopped; without a name, list what there is."""
+    from openmm_mlbench.data import fetch
+
+    if name is None:
+        _print_table(
+            ["name", "size / MB", "here", "data sets", "licence", "origin"],
+            [
+                [
+                    file.name,
+                    "-" if file.size is None else f"{file.size / 1e6:,.0f}",
+                    fetch.state_in_cache(file, to),
+                    " ".join(fetch.fed_datasets(file)),
+                    file.licence,
+                    file.origin,
+                ]
+                for file in fetch.OFFICIAL
+            ],
+        )
+        return
+    official = fetch.find_official(name)
+    with _DownloadDisplay(official.filename) as display:
+        fetched = fetch.fetch(official, to, force=force, mirror=mirror, note=_say, progress=display)
+    for line in (*fetched.notes, *fetch.how_to_read(official, fetched, to)):
+        _say(line)
+    for path in fetched.files:
+        print(path)
+
+
+class _DownloadDisplay:
+    """A bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, filename: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bar = Progress(
+            "{task.description}",
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task(filename, total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
 @data_app.command("inspect")
 def data_inspect(
     source: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
     labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
+    data: DataOption = None,
 ) -> None:
     """Show what a data set holds."""
     import numpy as np
 
     from openmm_mlbench.data.datasets import load_dataset
 
-    frames = load_dataset(source, labels)
+    frames = load_dataset(source, labels, path=data)
     rows = [
         ["name", frames.name],
         ["frames", str(frames.n_frames)],
-        ["atomic numbers", " ".join(map(str, frames.atomic_numbers.tolist()))],
+        ["atoms", f"{frames.n_atoms}: {_formula(frames.atomic_numbers)}"],
         ["cell", "none" if frames.cells is None else "periodic"],
         ["interval", "unknown" if frames.interval_fs is None else f"{frames.interval_fs:g} fs"],
         ["constraints", frames.constraints],
@@ -217,11 +325,19 @@ def data_reference(
     print(f"{out}: {reference.n_frames} frames, {len(reference.bonds)} bonds, {reference.length_ps:g} ps")
 
 
+def _formula(atomic_numbers: Any) -> str:
+    from ase.formula import Formula
+    from ase.symbols import Symbols
+
+    return str(Formula(str(Symbols(atomic_numbers))).format("hill"))
+
+
 @data_app.command("convert")
 def data_convert(
     source: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
     out: Annotated[Path, typer.Argument(help="File to write: .npz or .h5.")],
     labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
+    data: DataOption = None,
 ) -> None:
     """Write a data set in this package's npz or HDF5 form."""
     from openmm_mlbench.data.datasets import load_dataset
@@ -231,7 +347,7 @@ def data_convert(
     writers = {".npz": write_npz, ".h5": write_hdf5, ".hdf5": write_hdf5}
     if out.suffix.lower() not in writers:
         raise DataError(f"{out}: ending {out.suffix!r} cannot be written; use one of {', '.join(writers)}")
-    frames = load_dataset(source, labels)
+    frames = load_dataset(source, labels, path=data)
     writers[out.suffix.lower()](frames, out)
     print(out)
 
