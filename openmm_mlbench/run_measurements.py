@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -92,11 +92,12 @@ def rdf_windows_of(protocol: "Protocol", dataset: str) -> RDFWindows | None:
 def measure_run_rdf(run: Run, replicas: Sequence[Replica]) -> Measurement:
     """RDFs of the protocol's pairs over the stable frames of all replicas."""
     path = reference_of(run, "rdf")
+    names = [f"rdf_mae_{pair}" for pair in run.rdf_pairs]
     source = _stable_source(run, replicas, 1)
     if source is None:
-        return _nothing("rdf", "rdf_mae", "A", _why_nothing(replicas))
+        return _nothing("rdf", names, "A", _why_nothing(replicas))
     if not source.files[0].has_cell:
-        return _nothing("rdf", "rdf_mae", "A", "an RDF wants a periodic cell", status="unsupported")
+        return _nothing("rdf", names, "A", "an RDF wants a periodic cell", status="unsupported")
     r_max_A, n_bins = (RDF_R_MAX_A, RDF_N_BINS) if path is None else _rdf_grid(path)
     pairs = source.topology.pairs(",".join(run.rdf_pairs))
     measured = measure_rdf(source, pairs, r_max_A=r_max_A, n_bins=n_bins, mode="paper", reference=path)
@@ -108,7 +109,7 @@ def measure_run_diffusivity(run: Run, replicas: Sequence[Replica]) -> Measuremen
     unit = "1e-9 m2/s"
     source = _stable_source(run, replicas, 2)
     if source is None:
-        return _nothing("diffusivity", "diffusivity", unit, _why_nothing(replicas))
+        return _nothing("diffusivity", ["diffusivity"], unit, _why_nothing(replicas))
     atoms = source.topology.select(run.diffusivity_atoms or "all")
     options = DiffusivityOptions(lag_ps=run.diffusivity_lag_ps)
     return measure_diffusivity(source, atoms, options, reference_of(run, "diffusivity")).measurement
@@ -183,6 +184,10 @@ def _why_nothing(replicas: Sequence[Replica]) -> str:
     return join_notes("no replica has stable frames", *(replica.status["message"] for replica in replicas))
 
 
-def _nothing(observable: str, name: str, unit: str, note: str, status: str = "unstable") -> Measurement:
-    result: dict[str, Any] = {"name": name, "status": status, "unit": unit, "note": note}
-    return Measurement(observable=observable, mode="paper", definition="", results=[Result(**result)])
+def _nothing(
+    observable: str, names: Sequence[str], unit: str, note: str, status: str = "unstable"
+) -> Measurement:
+    results = [Result(name=name, status=status, unit=unit, note=note) for name in names]
+    return Measurement(
+        observable=observable, mode="paper", definition=f"Not measured: {note}.", results=results
+    )
