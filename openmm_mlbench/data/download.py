@@ -342,10 +342,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         """The request for the new address."""
         if req.type == "https" and not newurl.lower().startswith("https:"):
+            fp.close()
             raise DataError(
                 f"{req.full_url}: is redirected to {newurl[:120]!r}, which is not encrypted; refused"
             )
-        check_address(newurl)
+        try:
+            check_address(newurl)
+        except DataError:
+            fp.close()
+            raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -264,7 +264,8 @@ class _Job:
         if state_in_cache(self.official, self.folder.parent) == "here" and not force:
             return self.keep(record)
         size, checksum = self.published()
-        for url in self.addresses():
+        addresses = self.addresses()
+        for url in addresses:
             download = Download(
                 url=url,
                 part=_part(self.folder, self.official),
@@ -278,11 +279,12 @@ class _Job:
                 download.run()
                 sums = self.compare(download, checksum, record)
             except DataError as error:
-                failure = error
-                self.say(f"error: {error}")
+                if url == addresses[-1]:
+                    raise
+                self.say(f"{error}; trying the next address")
                 continue
             return self.put_in_place(download, sums, checksum)
-        raise failure
+        raise DataError(f"{self.official.name}: has no address; give one with --mirror")
 
     def record(self) -> dict[str, Any]:
         """What is known of a file fetched before, or nothing."""

@@ -18,7 +18,8 @@ from openmm_mlbench.errors import DataError
 
 _CHUNK = 1 << 20
 _MAX_MEMBERS = 100_000
-_TAR_ENDINGS = {".bz2": bz2.open, ".gz": gzip.open, ".xz": lzma.open, ".tar": open}
+# By what a file begins with: its name may be that of a part.
+_COMPRESSIONS: dict[bytes, Any] = {b"BZh": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open}
 
 
 def unpack(
@@ -104,10 +105,10 @@ def _safe_name(path: Path, name: str) -> str:
 
 def _write(path: Path, target: Path, name: str, size: int, content: IO[bytes]) -> Path:
     place = target.joinpath(*name.split("/"))
-    place.parent.mkdir(parents=True, exist_ok=True)
     # The folder is new and holds no links; O_EXCL makes sure of the last part of the path.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(place, flags, 0o644)
     except (FileExistsError, NotADirectoryError):
         _refuse(path, name, "comes twice")
@@ -140,19 +141,22 @@ class _Limited:
 
 
 def _tar_members(path: Path, max_bytes: int) -> Iterator[tuple[str, int, bool, Any]]:
-    opener: Any = _TAR_ENDINGS.get(path.suffix.lower(), open)
-    # Room for the headers and padding of each member.
-    limit = max_bytes + _CHUNK * 64
-    with (
-        closing(opener(path, "rb")) as stream,
-        tarfile.open(fileobj=_Limited(path, stream, limit), mode="r|") as archive,  # type: ignore[call-overload]
-    ):
-        for member in archive:
-            if not (member.isreg() or member.isdir()):
-                _refuse(path, member.name, "is a link or device")
-            if member.issparse():
-                _refuse(path, member.name, "is sparse")
-            yield member.name, member.size, member.isdir(), archive.extractfile(member)
+    with open(path, "rb") as file:
+        begin = file.read(8)
+    opener = next((opener for magic, opener in _COMPRESSIONS.items() if begin.startswith(magic)), open)
+    with closing(opener(path, "rb")) as stream:
+        # Room for the headers and padding of each member.
+        limited = _Limited(path, stream, max_bytes + 16 * _CHUNK)
+        with tarfile.open(fileobj=limited, mode="r|") as archive:  # type: ignore[call-overload]
+            for member in archive:
+                if not (member.isreg() or member.isdir()):
+                    _refuse(path, member.name, "is a link or device")
+                if member.issparse():
+                    _refuse(path, member.name, "is sparse")
+                yield member.name, member.size, member.isdir(), archive.extractfile(member)
+        # Checksums of the compression stand behind the end of the archive.
+        while limited.read():
+            pass
 
 
 def _zip_members(path: Path, max_bytes: int) -> Iterator[tuple[str, int, bool, Any]]:
