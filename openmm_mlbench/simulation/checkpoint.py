@@ -94,11 +94,16 @@ def save_checkpoint(folder: Path, context: Any, **known: Any) -> Checkpoint:
     write_json(
         folder / INDEX, {"format_version": FORMAT_VERSION, "checkpoints": [asdict(item) for item in kept]}
     )
-    named = {name for item in kept for name in item.sha256}
+    remove_unnamed(folder, kept)
+    return checkpoint
+
+
+def remove_unnamed(folder: Path, checkpoints: list[Checkpoint]) -> None:
+    """Remove the files of all but these checkpoints: older ones, and what a kill kept from being named."""
+    named = {name for item in checkpoints for name in item.sha256}
     for path in folder.glob("checkpoint-*"):
         if path.name not in named:
             path.unlink(missing_ok=True)
-    return checkpoint
 
 
 def read_checkpoints(folder: Path) -> list[Checkpoint]:

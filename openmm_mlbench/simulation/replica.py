@@ -23,6 +23,7 @@ from openmm_mlbench.simulation.checkpoint import (
     engine_description,
     load_checkpoint,
     read_checkpoints,
+    remove_unnamed,
     save_checkpoint,
 )
 from openmm_mlbench.simulation.dossier import FullRate, Observation, Rewind, write_dossier
@@ -45,6 +46,7 @@ from openmm_mlbench.simulation.run_folder import (
     read_status,
     remove_dossier,
     remove_replica,
+    remove_temporaries,
     replica_folder,
 )
 from openmm_mlbench.simulation.seeds import barostat_seed, integrator_seed, velocity_generator
@@ -154,11 +156,14 @@ def _run_locked(
         if status is not None and _has_ended(status, task):
             _tell(task, status, notify)
             return status
-        checkpoint = next(iter(read_checkpoints(task.folder)), None)
+        whole = read_checkpoints(task.folder)
+        checkpoint = next(iter(whole), None)
+        remove_unnamed(task.folder, whole)
     if checkpoint is None:
         remove_replica(task.folder)
     else:
         remove_dossier(task.folder)
+        remove_temporaries(task.folder)
     return _Replica(task, system, checkpoint, notify, should_stop).run()
 
 

@@ -41,6 +41,12 @@ _REPLICA_FILES = (
 )
 _DOSSIER_FILES = ("dossier.json", "frames.csv", "frames.dcd", "full-rate.csv", "full-rate.dcd", "error.txt")
 _REPLICA_FOLDER = re.compile(r"replica-\d+")
+# What a kill leaves of a file that was being written, see files.atomic_path.
+_TEMPORARY = re.compile(
+    r"\.(checkpoint-\d+\.(chk|xml)|"
+    + "|".join(re.escape(name) for name in (*_RUN_FILES, *_REPLICA_FILES, *_DOSSIER_FILES))
+    + r")\.[a-z0-9_]{8}\.tmp(\.\w+)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +164,7 @@ def make_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
                 f"{out}: holds a run already; use --resume to go on, --overwrite, or another folder"
             )
         read_run(out)
-    elif any(path.name != LOCK for path in out.iterdir()):
+    elif any(path.name != LOCK and not _TEMPORARY.fullmatch(path.name) for path in out.iterdir()):
         raise SimulationError(f"{out}: holds files but no {RUN}; choose an empty or new folder")
 
 
@@ -210,12 +216,22 @@ def remove_replica(folder: Path) -> None:
     """Remove the files of one replica; its lock stays with whoever holds it."""
     for path in [*(folder / name for name in _REPLICA_FILES), *folder.glob("checkpoint-*")]:
         path.unlink(missing_ok=True)
+    remove_temporaries(folder)
     remove_dossier(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a kill left of files that were being written."""
+    if folder.is_dir() and not folder.is_symlink():
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def remove_dossier(folder: Path) -> None:
     """Remove what was written about a collapse or failure."""
     dossier = folder / "dossier"
+    remove_temporaries(dossier)
     if dossier.is_dir() and not dossier.is_symlink():
         for name in _DOSSIER_FILES:
             (dossier / name).unlink(missing_ok=True)

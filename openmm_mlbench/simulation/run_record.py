@@ -21,7 +21,7 @@ from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan
 from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
 from openmm_mlbench.simulation.platforms import PlatformChoice
-from openmm_mlbench.simulation.run_folder import FORMAT, RUN, read_run, remove_run
+from openmm_mlbench.simulation.run_folder import FORMAT, RUN, read_run, remove_run, remove_temporaries
 from openmm_mlbench.simulation.seeds import integrator_seed
 
 FORMAT_VERSION = 1
@@ -99,10 +99,14 @@ def write_run_record(out: Path, plan: Plan, *, resume: bool) -> None:
         record["length_ps"] = max(record["length_ps"], former["length_ps"])
     else:
         remove_run(out)
+    remove_temporaries(out)
+    # First, because it is what marks the folder as ours: a kill before the copies are made is mended here.
+    write_json(out / RUN, record)
+    if not (out / "topology.pdb").is_file():
         with atomic_path(out / "topology.pdb") as temporary:
             shutil.copyfile(plan.protocol.structure_path, temporary)
+    if not (out / "protocol.xml").is_file():
         plan.protocol.write(out / "protocol.xml")
-    write_json(out / RUN, record)
 
 
 def _run_record(plan: Plan) -> dict[str, Any]:
