@@ -234,7 +234,7 @@ def protocol_variants(name_or_path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         ProtocolError: no such protocol, or not a valid one.
     """
-    return variant_names(read_document(_find(name_or_path)[0]))
+    return variant_names(read_document(find_protocol(name_or_path)[0]))
 
 
 def load_protocol(name_or_path: str | os.PathLike[str], variant: str | None = None) -> Protocol:
@@ -247,7 +247,7 @@ def load_protocol(name_or_path: str | os.PathLike[str], variant: str | None = No
     Raises:
         ProtocolError: no such protocol or variant, or not a valid one; the message names file and line.
     """
-    path, named = _find(name_or_path)
+    path, named = find_protocol(name_or_path)
     if named is not None and variant is not None:
         raise ProtocolError(f"{name_or_path} is a variant already; leave {variant!r} out, or name the base")
     root = read_document(path)
@@ -261,8 +261,12 @@ def load_protocol(name_or_path: str | os.PathLike[str], variant: str | None = No
         raise ProtocolError(f"{where}: {error}") from error
 
 
-def _find(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """The file of a protocol, and the variant that a name of the package's stands for."""
+def find_protocol(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The file of a protocol, and the variant that a name of the package's stands for.
+
+    Raises:
+        ProtocolError: the package has no protocol of this name.
+    """
     text = os.fspath(name_or_path)
     path = Path(text)
     if text.endswith(".xml") or len(path.parts) > 1:

@@ -114,7 +114,7 @@ def test_as_a_module_and_as_a_program():
 
 def test_lists(capsys):
     assert "ethanol-gfn2" in succeed(capsys, "systems")
-    assert "ethanol-langevin" in succeed(capsys, "protocols")
+    assert "langevin" in succeed(capsys, "protocols")
     lines = succeed(capsys, "models").splitlines()
     assert len(lines) == 1 + len(list_archives())
     for name in list_archives():

@@ -16,7 +16,7 @@ ORDER = [
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
     *("references", "generation", "measurements", "log_measurements", "free_energy_measurement"),
     *("stability_measurement", "measure", "run_folder", "run_reference", "run_measurements", "analysis"),
-    *("report", "workflow", "doctor", "cli"),
+    *("report", "workflow", "listings", "protocol_template", "doctor", "cli"),
 ]
 MEASURING = set(ORDER[ORDER.index("trajectory") : ORDER.index("workflow")])
 MAKING = {"models", "training", "export", "forces", "potential", "simulation"}
