@@ -1,4 +1,4 @@
-"""Force errors on frames that the model has not seen, in meV/A."""
+"""Errors of forces and energies on frames that the model has not seen, in meV/A and meV."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.results import Result
+from openmm_mlbench.results import Curve, Result
 from openmm_mlbench.units import MEV_PER_EV
+
+# Points of a parity plot: enough to see outliers, few enough for a file.
+MAX_PARITY_POINTS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForceError:
-    """Mean absolute error over force components; ``stderr`` is over frames, None for a single one."""
+    """Mean absolute error over force components; ``stderr`` is over frames, None for a single one.
+
+    ``rmse_mev_A`` is the square root of the mean over all components, not a mean of roots.
+    """
 
     mae_mev_A: float
     stderr_mev_A: float | None
     n_frames: int
     n_atoms: int
+    rmse_mev_A: float = 0.0
+    rmse_stderr_mev_A: float | None = None
 
 
 def compute_force_mae(
@@ -61,29 +69,132 @@ def compute_force_mae(
     groups = {"all": np.ones(len(atomic_numbers), dtype=bool)}
     for number in np.unique(atomic_numbers):
         groups[chemical_symbols[int(number)]] = np.asarray(atomic_numbers) == number
-    return {
-        name: _over_frames(errors[:, atoms].mean(axis=(1, 2)), int(atoms.sum()))
-        for name, atoms in groups.items()
-    }
+    return {name: _over_frames(errors[:, atoms], int(atoms.sum())) for name, atoms in groups.items()}
 
 
-def _over_frames(per_frame: NDArray[np.float64], n_atoms: int) -> ForceError:
+def _over_frames(errors: NDArray[np.float64], n_atoms: int) -> ForceError:
+    """From absolute errors (n_frames, n_atoms, 3)."""
+    absolute, squared = errors.mean(axis=(1, 2)), (errors**2).mean(axis=(1, 2))
+    rmse = float(np.sqrt(squared.mean()))
+    squared_stderr = _stderr(squared)
+    return ForceError(
+        mae_mev_A=float(absolute.mean()),
+        stderr_mev_A=_stderr(absolute),
+        n_frames=len(absolute),
+        n_atoms=n_atoms,
+        rmse_mev_A=rmse,
+        # Of a root: d sqrt(x) = dx / (2 sqrt(x)).
+        rmse_stderr_mev_A=None if squared_stderr is None or not rmse else squared_stderr / (2 * rmse),
+    )
+
+
+def _stderr(per_frame: NDArray[np.float64]) -> float | None:
     n = len(per_frame)
-    stderr = float(np.std(per_frame, ddof=1) / np.sqrt(n)) if n > 1 else None
-    return ForceError(mae_mev_A=float(per_frame.mean()), stderr_mev_A=stderr, n_frames=n, n_atoms=n_atoms)
+    return float(np.std(per_frame, ddof=1) / np.sqrt(n)) if n > 1 else None
+
+
+def force_cosine(
+    predicted_ev_A: NDArray[np.float64], true_ev_A: NDArray[np.float64]
+) -> tuple[float, float | None] | None:
+    """Mean cosine between predicted and true force of an atom, and its standard error over frames.
+
+    cos = F_predicted . F_true / (|F_predicted| |F_true|);  an atom without force has none and is left out.
+
+    Args:
+        predicted_ev_A: (n_frames, n_atoms, 3).
+        true_ev_A: (n_frames, n_atoms, 3).
+
+    Returns:
+        None where no atom has a direction.
+    """
+    lengths = np.linalg.norm(predicted_ev_A, axis=-1) * np.linalg.norm(true_ev_A, axis=-1)
+    dots = (np.asarray(predicted_ev_A) * true_ev_A).sum(axis=-1)
+    per_frame = [
+        float((dot[n > 0] / n[n > 0]).mean()) for dot, n in zip(dots, lengths, strict=True) if (n > 0).any()
+    ]
+    if not per_frame:
+        return None
+    values = np.array(per_frame)
+    return float(values.mean()), _stderr(values)
 
 
 def force_results(errors: dict[str, ForceError], note: str = "") -> list[Result]:
-    """``force_mae`` and one ``force_mae_<symbol>`` for each element, meV/A."""
-    return [
-        Result(
-            name="force_mae" if name == "all" else f"force_mae_{name}",
-            status="ok",
-            unit="meV/A",
-            value=error.mae_mev_A,
-            stderr=error.stderr_mev_A,
-            n_frames=error.n_frames,
-            note=note,
+    """``force_mae``, one ``force_mae_<symbol>`` for each element, and ``force_rmse``, meV/A."""
+
+    def result(name: str, value: float, stderr: float | None) -> Result:
+        n_frames = errors["all"].n_frames
+        return Result(
+            name=name, status="ok", unit="meV/A", value=value, stderr=stderr, n_frames=n_frames, note=note
         )
+
+    maes = [
+        result("force_mae" if name == "all" else f"force_mae_{name}", error.mae_mev_A, error.stderr_mev_A)
         for name, error in errors.items()
     ]
+    return [*maes, result("force_rmse", errors["all"].rmse_mev_A, errors["all"].rmse_stderr_mev_A)]
+
+
+def cosine_result(predicted_ev_A: NDArray[np.float64], true_ev_A: NDArray[np.float64]) -> Result:
+    """``force_cosine``: 1 where every force points the right way."""
+    found = force_cosine(predicted_ev_A, true_ev_A)
+    n_frames = len(true_ev_A)
+    if found is None:
+        note = "all forces are zero"
+        return Result(name="force_cosine", status="unsupported", unit="1", n_frames=n_frames, note=note)
+    value, stderr = found
+    return Result(name="force_cosine", status="ok", unit="1", value=value, stderr=stderr, n_frames=n_frames)
+
+
+def energy_results(
+    predicted_ev: NDArray[np.float64] | None, true_ev: NDArray[np.float64] | None, n_atoms: int
+) -> list[Result]:
+    """``energy_mae`` (meV, as predicted) and ``energy_mae_per_atom`` (meV/atom, after the mean error is taken out).
+
+    A constant shift of all energies changes no force; the second number does not see it.
+
+    Args:
+        predicted_ev: (n_frames,), or None: the model gives no energies.
+        true_ev: (n_frames,), or None: the data have none.
+        n_atoms: of a frame.
+
+    Raises:
+        MetricError: shapes differ, or an energy is not finite.
+    """
+    names = (("energy_mae", "meV"), ("energy_mae_per_atom", "meV/atom"))
+    if predicted_ev is None or true_ev is None:
+        note = "the test frames have no energies" if true_ev is None else "the model gives no energies"
+        status = "no_reference" if true_ev is None else "unsupported"
+        return [Result(name=name, status=status, unit=unit, note=note) for name, unit in names]
+    predicted, true = np.asarray(predicted_ev, dtype=np.float64), np.asarray(true_ev, dtype=np.float64)
+    if predicted.shape != true.shape or predicted.ndim != 1 or not len(true):
+        raise MetricError(
+            f"predicted energies {predicted.shape}, true energies {true.shape}; wanted both (n_frames,)"
+        )
+    if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
+        raise MetricError("an energy of the test frames is NaN or Infinity; measure frames that are finite")
+    difference = (predicted - true) * MEV_PER_EV
+    centred = (difference - difference.mean()) / n_atoms
+    notes = ("", f"mean error of {difference.mean():.4g} meV taken out")
+    return [
+        Result(
+            name=name,
+            status="ok",
+            unit=unit,
+            value=float(np.abs(values).mean()),
+            stderr=_stderr(np.abs(values)),
+            n_frames=len(true),
+            note=note,
+        )
+        for (name, unit), values, note in zip(names, (difference, centred), notes, strict=True)
+    ]
+
+
+def parity_curve(true: NDArray[np.float64], predicted: NDArray[np.float64], unit: str) -> Curve:
+    """Predicted against true values, evenly thinned to at most 2,000 points."""
+    x, y = np.asarray(true, dtype=np.float64).ravel(), np.asarray(predicted, dtype=np.float64).ravel()
+    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_PARITY_POINTS)).astype(np.int64))
+
+    def rounded(values: NDArray[np.float64]) -> list[float]:
+        return [float(f"{value:.8g}") for value in values[kept]]
+
+    return Curve(x=rounded(x), y=rounded(y), x_unit=unit, y_unit=unit)
