@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.dihedrals import compute_dihedrals
-from openmm_mlbench.errors import MetricError
+from openmm_mlbench.errors import MetricError, MLBenchError
+from openmm_mlbench.files import read_json
 from openmm_mlbench.measurements import Measured, Source, curve
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
 from openmm_mlbench.metrics.dihedrals import basin_fractions
@@ -29,10 +31,12 @@ from openmm_mlbench.metrics.free_energy import (
     free_energy,
     grid_points,
     hills_of,
+    mean_surface,
     plot_profile,
     profile_mae,
     read_plumed,
     surface_from_hills,
+    surface_mae,
     surface_of,
     thermal_energy,
 )
@@ -57,6 +61,7 @@ class SampledSurface:
         n_frames: frames or hills behind it; None where unknown.
         length_ps: of the trajectory; None where it comes from hills or a file.
         note: how it was made.
+        runs: of a mean over independent runs, each of them.
     """
 
     surface: FreeEnergySurface
@@ -64,6 +69,7 @@ class SampledSurface:
     n_frames: int | None = None
     length_ps: float | None = None
     note: str = ""
+    runs: tuple[FreeEnergySurface, ...] = ()
 
 
 def from_frames(
@@ -156,6 +162,67 @@ def surface_from_plumed(
     )
 
 
+def surfaces_as_json(surfaces: Sequence[SampledSurface]) -> list[dict[str, Any]]:
+    """For the JSON of a measurement, which can then be a reference; null where never visited."""
+    return [
+        {
+            "names": list(one.surface.names),
+            "n_frames": one.n_frames,
+            "F_kJ_mol": [
+                [round(float(F), 4) if np.isfinite(F) else None for F in row]
+                for row in one.surface.F - one.surface.F.min()
+            ],
+        }
+        for one in surfaces
+    ]
+
+
+def surface_from_json(path: Path, kT: float) -> SampledSurface:
+    """The mean over the runs of an earlier measurement.
+
+    Args:
+        path: JSON that ``measure free-energy`` wrote.
+        kT: kJ/mol.
+
+    Raises:
+        MetricError: it is another file, or damaged.
+    """
+    try:
+        record = read_json(path)
+    except OSError as error:
+        raise MetricError(f"{path}: cannot be read ({error.strerror}); give an existing file") from error
+    except MLBenchError as error:
+        raise MetricError(str(error)) from error
+    if not isinstance(record, dict) or record.get("observable") != "free_energy":
+        raise MetricError(
+            f"{path}: is no measurement of a free energy; give the JSON of `measure free-energy`"
+        )
+    try:
+        runs = tuple(
+            FreeEnergySurface(
+                F=np.array(
+                    [[np.inf if F is None else F for F in row] for row in item["F_kJ_mol"]], dtype=float
+                ),
+                names=(str(item["names"][0]), str(item["names"][1])),
+                source=f"{path.name} run {i}",
+            )
+            for i, item in enumerate(record["surfaces"])
+        )
+        frames = [item["n_frames"] for item in record["surfaces"]]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise MetricError(
+            f"{path}: not the JSON of `measure free-energy` ({error!r}); write it again with --json"
+        ) from error
+    if not runs:
+        raise MetricError(f"{path}: holds no surface; write it again with --json")
+    return SampledSurface(
+        surface=mean_surface(runs, kT, path.name),
+        n_frames=sum(frames) if all(isinstance(n, int) for n in frames) else None,
+        note=f"mean of {len(runs)} runs" if len(runs) > 1 else "one run",
+        runs=runs if len(runs) > 1 else (),
+    )
+
+
 def measure_free_energy(
     surfaces: Sequence[SampledSurface],
     *,
@@ -194,6 +261,8 @@ def measure_free_energy(
             curves[f"reference F_{name}"] = curve(
                 grid_points(n_bins), reference.surface.profile(axis, kT), "rad", "kJ/mol"
             )
+    results.append(_surface_result(surfaces, reference))
+    results += _between_runs(surfaces, kT=kT, mode=mode)
     if len(angles) == 1:
         for axis, name in enumerate(("phi", "psi")):
             results += basin_fractions(name, angles[0][:, axis])
@@ -224,7 +293,7 @@ def measure_free_energy(
         ax.set(xlabel="angle / rad", title="" if reference is None else "dashed: reference")
         ax.legend()
 
-    return Measured(measurement=measurement, draw=draw)
+    return Measured(measurement=measurement, draw=draw, more={"surfaces": surfaces_as_json(surfaces)})
 
 
 def _mae_results(
@@ -252,7 +321,7 @@ def _mae_results(
         notes = join_notes(
             f"{align}-aligned",
             f"{unvisited} bins never visited" if unvisited else "",
-            f"floor: {floor.note}" if floor is not None else "no floor: the reference is not a trajectory",
+            f"floor: {floor.note}" if floor is not None else "no floor: the reference is one surface",
         )
         results.append(
             result_over_replicas(
@@ -265,6 +334,43 @@ def _mae_results(
             )
         )
     return results
+
+
+def _surface_result(surfaces: Sequence[SampledSurface], reference: SampledSurface | None) -> Result:
+    if reference is None:
+        note = "no reference was given: --reference"
+        return Result(name="F_phi_psi_mae", status="no_reference", unit="kJ/mol", note=note)
+    estimates = [
+        Estimate(value=surface_mae(one.surface, reference.surface), stderr=None, n=one.n_frames or 1)
+        for one in surfaces
+    ]
+    floor = [surface_mae(a, b) for a, b in combinations(reference.runs, 2)]
+    note = "mean over the bins where the reference is below 25 kJ/mol, mean-aligned"
+    return result_over_replicas(
+        "F_phi_psi_mae", "kJ/mol", estimates, floor=float(np.mean(floor)) if floor else None, note=note
+    )
+
+
+def _between_runs(surfaces: Sequence[SampledSurface], *, kT: float, mode: str) -> list[Result]:
+    """How far independent runs of the same are apart."""
+    if len(surfaces) < 2:
+        return []
+    pairs = list(combinations([one.surface for one in surfaces], 2))
+    results = []
+    for axis, name in enumerate(("phi", "psi")):
+        for align, ending in (("minimum", ""), ("mean", "_mean_aligned")):
+            distances = [
+                profile_mae(a.profile(axis, kT), b.profile(axis, kT), mode=mode, align=align)
+                for a, b in pairs
+            ]
+            results.append(_pair_result(f"F_{name}_mae{ending}_between_runs", UNIT, distances))
+    distances = [surface_mae(a, b) for a, b in pairs]
+    return [*results, _pair_result("F_phi_psi_mae_between_runs", "kJ/mol", distances)]
+
+
+def _pair_result(name: str, unit: str, distances: list[float]) -> Result:
+    note = f"mean over {len(distances)} pairs of runs" if len(distances) > 1 else "between two runs"
+    return Result(name=name, status="ok", unit=unit, value=float(np.mean(distances)), note=note)
 
 
 def _estimate(
@@ -291,6 +397,11 @@ def _floor(
     mode: str,
     align: str,
 ) -> Floor | None:
+    if reference.runs:
+        profiles = [run.profile(axis, kT) for run in reference.runs]
+        apart = [profile_mae(a, b, mode=mode, align=align) for a, b in combinations(profiles, 2)]
+        # Hills do not say how long a run was; the note says what the floor is.
+        return Floor(value=float(np.mean(apart)), length_ps=np.nan, note="between the runs of the reference")
     lengths = [one.length_ps for one in surfaces if one.length_ps is not None]
     if reference.segments is None or reference.length_ps is None or not lengths:
         return None

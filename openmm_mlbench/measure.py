@@ -189,7 +189,7 @@ def _finish(measured: "Measured", json: Path | None, plot: Path | None) -> None:
 
     measurement = measured.measurement
     if json is not None:
-        write_json(json, measurement.as_json())
+        write_json(json, measurement.as_json() | measured.more)
     if plot is not None:
         save_plot(measured, plot)
     rows = [
@@ -481,7 +481,9 @@ def free_energy(
     stop: StopOption = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="fes.dat, HILLS or COLVAR of PLUMED, or an unbiased trajectory, to compare with."),
+        typer.Option(
+            help="JSON of this command, fes.dat, HILLS or COLVAR of PLUMED, or an unbiased trajectory."
+        ),
     ] = None,
     reference_interval: ReferenceIntervalOption = None,
     fes: Annotated[Path | None, typer.Option(help="Write the surface here as PLUMED's fes.dat.")] = None,
@@ -527,7 +529,10 @@ def free_energy(
         assert isinstance(of_reference, Source)
         known = work.surface_from_trajectory(of_reference, _quadruplets(phi, psi), n_bins=bins, kT=kT)[0][0]
     elif reference is not None:
-        known = work.surface_from_plumed(reference, n_bins=bins, kT=kT)
+        if reference.suffix.lower() == ".json":
+            known = work.surface_from_json(reference, kT)
+        else:
+            known = work.surface_from_plumed(reference, n_bins=bins, kT=kT)
     if fes is not None:
         if len(surfaces) > 1:
             raise MetricError(f"{len(surfaces)} replicas have a surface each; write --fes of one at a time")

@@ -117,10 +117,11 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A measurement, and how to draw it."""
+    """A measurement, how to draw it, and what else goes into its JSON."""
 
     measurement: Measurement
     draw: Draw = field(repr=False)
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def curve(

@@ -9,6 +9,7 @@ counts an angle for the nearest point.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -514,6 +515,44 @@ def profile_mae(
     difference = one - other - (np.mean(one - other) if align == "mean" else one.min() - other.min())
     circle = MDSIM_TWO_PI if mode == "mdsim" else 2 * np.pi
     return float(np.mean(np.abs(difference)) * circle)
+
+
+def surface_mae(surface: FreeEnergySurface, reference: FreeEnergySurface, below: float = 25.0) -> float:
+    """Mean of |F - F_ref| over the bins that matter, kJ/mol: where the reference is low.
+
+    Both are shifted to the same mean there; an unvisited bin takes the highest value that was
+    seen.  It says little where the reference itself was hardly sampled.
+
+    Args:
+        surface: to judge.
+        reference: on the same grid.
+        below: bins up to so far above the reference's minimum count, kJ/mol.
+
+    Raises:
+        MetricError: the grids differ.
+    """
+    if surface.F.shape != reference.F.shape:
+        raise MetricError(
+            f"the surface has {surface.n_bins} bins, its reference {reference.n_bins}; use one grid"
+        )
+    low = reference.F - reference.F.min() <= below
+    difference = filled(surface.F)[low] - reference.F[low]
+    return float(np.mean(np.abs(difference - difference.mean())))
+
+
+def mean_surface(surfaces: Sequence[FreeEnergySurface], kT: float, source: str) -> FreeEnergySurface:
+    """F of the mean of the probabilities of independent runs.
+
+    Args:
+        surfaces: on one grid.
+        kT: kJ/mol.
+        source: for messages.
+    """
+    if len({surface.F.shape for surface in surfaces}) != 1:
+        raise MetricError(f"{source}: surfaces on different grids; use one")
+    p = [np.exp(-(surface.F - surface.F.min()) / kT) for surface in surfaces]
+    mean = np.mean([one / one.sum() for one in p], axis=0)
+    return FreeEnergySurface(F=free_energy(mean, kT), names=surfaces[0].names, source=source)
 
 
 def plot_profile(
