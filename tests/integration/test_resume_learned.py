@@ -3,8 +3,15 @@
 A small SchNet with random weights is added to the analytic molecule, which keeps it together.
 """
 
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
 import fresh_models
 import harmonic_ethanol as ethanol
+import killing
 import pytest
 
 from openmm_mlbench.potential import Potential
@@ -58,3 +65,38 @@ def test_processes_make_no_difference(archive, tmp_path):
     run(tmp_path / "here", archive, length_ps=0.1)
     run(tmp_path / "there", archive, length_ps=0.1, jobs=2)
     assert_same(tmp_path / "there", tmp_path / "here")
+
+
+SCRIPT = """
+import sys
+from openmm_mlbench.potential import Potential
+from openmm_mlbench.protocol import load_protocol
+from openmm_mlbench.workflow import simulate
+
+protocol, out = sys.argv[1:]
+simulate(load_protocol(protocol), Potential.load("ethanol-gfn2/schnet"), out, platform="Reference", resume=True)
+"""
+
+
+def test_the_shipped_model_killed_at_a_random_moment(tmp_path):
+    """A TorchForce in fresh interpreters: the traced network and its first calls must not show."""
+    protocol = dataclasses.replace(
+        load_protocol("ethanol"), length_ps=0.6, checkpoint_interval_ps=0.1, replicas=1
+    )
+    protocol.write(tmp_path / "protocol.xml")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    moment = 200 + int.from_bytes(os.urandom(2), "big") % 900
+
+    def begin(out):
+        command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "protocol.xml"), str(out)]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    out = tmp_path / "run"
+    whole, process = begin(tmp_path / "whole"), begin(out)
+    while process.poll() is None and killing.bytes_written(out) < moment:
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait(timeout=60) == -9, f"killed after {moment} bytes: not in time"
+    assert begin(out).wait(timeout=300) == 0
+    assert whole.wait(timeout=300) == 0
+    killing.assert_same_run(out, tmp_path / "whole")
