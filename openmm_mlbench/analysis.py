@@ -24,6 +24,8 @@ from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.run_folder import RdfCriterion, Replica, Run, read_replicas, read_run
+from openmm_mlbench.run_free_energy import OBSERVABLES as FREE_ENERGIES
+from openmm_mlbench.run_free_energy import measure_run_free_energy
 from openmm_mlbench.run_measurements import (
     measure_run_diffusivity,
     measure_run_drift,
@@ -78,6 +80,8 @@ def analyze(
         h_r, per_replica["h_r_mae"] = _measure_h_r(run, replicas, reference)
         measurements.append(h_r)
     measurements += [measure(run, replicas) for name, measure in CONDENSED.items() if name in run.observables]
+    if set(FREE_ENERGIES) & set(run.observables):
+        measurements.append(measure_run_free_energy(run, replicas))
     temperature, temperature_replicas = _measure_temperature(replicas)
     per_replica |= temperature_replicas
     measurements += [temperature, _measure_speed(run, replicas)]
@@ -138,7 +142,10 @@ def _forces_from_card(run: Run) -> list[Result]:
     errors = run.card.get("errors") or {}
     value = errors.get("force_mae_meV_A")
     if value is None:
-        note = f"no test frames of {run.dataset} at hand, and the model's card has no force MAE"
+        note = join_notes(
+            f"labelled test frames of {run.dataset} are not at hand",
+            "the model's card has no force MAE" if run.card else "",
+        )
         return [Result(name="force_mae", status="no_reference", unit="meV/A", note=note)]
     note = f"from the model's card: the test frames of {run.dataset} are not at hand"
     return [

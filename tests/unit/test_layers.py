@@ -15,7 +15,15 @@ ORDER = [
     *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
     *("references", "generation", "measurements", "log_measurements", "free_energy_measurement"),
-    *("stability_measurement", "measure", "run_folder", "run_reference", "run_measurements", "analysis"),
+    *(
+        "stability_measurement",
+        "measure",
+        "run_folder",
+        "run_reference",
+        "run_measurements",
+        "run_free_energy",
+        "analysis",
+    ),
     *("report", "workflow", "listings", "protocol_template", "doctor", "cli"),
 ]
 MEASURING = set(ORDER[ORDER.index("trajectory") : ORDER.index("workflow")])
