@@ -16,7 +16,7 @@ from openmm_mlbench.analysis import analyze
 from openmm_mlbench.data.datasets import default_split, find_dataset, load_dataset, system_of
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
-from openmm_mlbench.errors import DataError, ModelError, SimulationError
+from openmm_mlbench.errors import DataError, ModelError, PotentialError, SimulationError
 from openmm_mlbench.export.archive import Archive, find_archive, save_archive
 from openmm_mlbench.export.card import Card, Claims, TrainedOn
 from openmm_mlbench.models.registry import count_parameters
@@ -27,6 +27,7 @@ from openmm_mlbench.reference_potentials import (
     find_reference_potential,
     is_reference_potential,
 )
+from openmm_mlbench.reference_potentials.evaluation import evaluate_frames
 from openmm_mlbench.references import load_reference
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.run_folder import Run, read_run
@@ -319,6 +320,8 @@ def _is_same_system(protocol: Protocol, model: Potential | ReferencePotential) -
 def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
     """Analyze a run folder; force errors are measured where the model and its test frames are at hand."""
     settings = read_run(run)
+    if is_reference_potential(settings.model):
+        return _measure_reference(settings, data)
     try:
         archive = _simulated_archive(settings)
         test = data_of(archive.card, data)
@@ -333,6 +336,29 @@ def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any
     return analyze(
         run, force_evaluator=lambda frames: predict(force_field, frames)[1], test_frames=test.frames
     )
+
+
+def _measure_reference(run: Run, data: str | Path | None) -> dict[str, Any]:
+    """Analyze a run of a reference potential; its forces are compared with the labels of its data set."""
+    from openmm.app import HBonds, PDBFile
+
+    potential = find_reference_potential(run.model)
+    constraints = {"none": None, "h-bonds": HBonds}[run.record["protocol"].get("constraints", "none")]
+    topology = PDBFile(str(run.folder / "topology.pdb")).topology
+    try:
+        # A kernel file may be another one by now.
+        if json.loads(json.dumps(potential.description)) != run.record["model"]:
+            return analyze(run.folder)
+        frames = load_dataset(potential.dataset or potential.id, path=data)
+        test = frames.select(default_split(frames.name, frames).test)
+        if test.constraints != run.record["protocol"].get("constraints", "none"):
+            return analyze(run.folder)
+        _, forces = evaluate_frames(potential, topology, test.positions, test.cells, constraints=constraints)
+    except (DataError, PotentialError):
+        if data is not None:
+            raise
+        return analyze(run.folder)
+    return analyze(run.folder, force_evaluator=lambda _: forces, test_frames=test)
 
 
 def _simulated_archive(run: Run) -> Archive:
