@@ -13,14 +13,22 @@ import harmonic_ethanol as ethanol
 import numpy as np
 import pytest
 
+from openmm_mlbench.analysis import analyze
 from openmm_mlbench.errors import DependencyError, SimulationError
 from openmm_mlbench.metadynamics import BiasVariable, Metadynamics
-from openmm_mlbench.metrics.free_energy import read_plumed
+from openmm_mlbench.metrics.free_energy import (
+    FreeEnergySurface,
+    profile_mae,
+    read_hills,
+    read_plumed,
+    surface_from_hills,
+)
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.simulation.metadynamics.bias import plan_bias, plumed_available
 from openmm_mlbench.simulation.metadynamics.plumed import off_phase, render_plumed
 from openmm_mlbench.simulation.run_folder import read_status
 from openmm_mlbench.simulation.runner import run_protocol
+from openmm_mlbench.units import BOLTZMANN_KJMOL_K
 
 needs_plumed = pytest.mark.skipif(
     not plumed_available(), reason="openmmplumed does not import; openmm-plumed comes from conda-forge"
@@ -48,7 +56,10 @@ def biased(variant="langevin", pace=100):
         height_kJ_mol=1.2, pace_steps=pace, bias_factor=6.0, temperature_K=500.0, variables=variables
     )
     return dataclasses.replace(
-        load_protocol("ethanol", variant), metadynamics=bias, checkpoint_interval_ps=1.0
+        load_protocol("ethanol", variant),
+        metadynamics=bias,
+        checkpoint_interval_ps=1.0,
+        observables=("stability", "F_phi", "F_psi"),
     )
 
 
@@ -242,6 +253,50 @@ def test_walkers_run_at_the_same_time(tmp_path):
     ):
         run(tmp_path / "run", walkers="shared", jobs=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_analysis_sums_the_hills(tmp_path):
+    """Each replica's surface, up to where it broke; of walkers that share hills, one surface."""
+    run(tmp_path / "run", length_ps=3.0)
+    found = {r["name"]: r for r in measured(tmp_path / "run")["results"]}
+    assert (found["F_phi_mae"]["status"], found["F_phi_mae"]["unit"]) == ("no_reference", "kJ/mol rad")
+    hills = [read_hills(tmp_path / "run" / f"replica-{i}" / "HILLS") for i in range(2)]
+    kT = BOLTZMANN_KJMOL_K * 500.0
+    one, two = (surface_from_hills(item).profile(0, kT) for item in hills)
+    assert found["F_phi_mae_between_runs"]["value"] == pytest.approx(profile_mae(one, two))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["metadynamics"]["walkers"] = "shared"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    measurement = measured(tmp_path / "run")
+    assert "F_phi_mae_between_runs" not in {r["name"] for r in measurement["results"]}
+    surfaces = [surface_from_hills(item).F for item in hills]
+    expected = sum(surface - surface.max() for surface in surfaces)
+    F = FreeEnergySurface(F=expected)
+    np.testing.assert_allclose(measurement["curves"]["F_phi"]["y"], F.profile(0, kT), atol=1e-9)
+
+
+def measured(folder):
+    metrics = analyze(folder)
+    return next(item for item in metrics["measurements"] if item["observable"] == "free_energy")
+
+
+def test_hills_after_a_collapse_do_not_count(tmp_path):
+    run_protocol(
+        biased(),
+        ethanol.BreakingEthanol(),
+        tmp_path / "run",
+        start_frames=ethanol.frames(),
+        length_ps=20.0,
+        replicas=1,
+        metadynamics="native",
+    )
+    status = read_status(tmp_path / "run" / "replica-0")
+    assert status.state == "unstable"
+    hills = read_hills(tmp_path / "run" / "replica-0" / "HILLS")
+    n_before = int((hills.times_ps < status.stable_ps).sum())
+    assert 0 < n_before < len(hills.times_ps)
+    found = {r["name"]: r for r in measured(tmp_path / "run")["results"]}
+    assert found["F_phi_mae"]["n_frames"] == n_before
 
 
 # --- Choices -------------------------------------------------------------------------------------
