@@ -113,7 +113,7 @@ READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, DatasetEntry], Frames]
     "md17": ((".npz",), lambda path, entry: read_md17_npz(path, "md17", name=entry.name)),
     "rmd17": ((".npz",), lambda path, entry: read_md17_npz(path, "rmd17", name=entry.name)),
     "plain": ((".npz",), _read_plain),
-    "plain-water": ((".npz",), lambda path, entry: whole_water(_read_plain(path, entry))),
+    "plain-water": ((".npz",), lambda path, entry: whole_water(_read_plain(path, entry), check=False)),
     "mdsim-water": (
         (".npy",),
         lambda path, entry: read_mdsim_water(
@@ -207,11 +207,40 @@ def _official_water(name: str, split: tuple[int, int, int]) -> DatasetEntry:
     )
 
 
+def _generated(
+    name: str, system: str, summary: str, *, atomic_numbers: tuple[int, ...], **description: Any
+) -> DatasetEntry:
+    """A shipped data set of a classical force field: its file says how it was made."""
+    return DatasetEntry(
+        name=name,
+        system=system,
+        atomic_numbers=atomic_numbers,
+        files=(DataFile(place="shipped", path=f"{system}/{name}.npz", reader="own"),),
+        splits=((950, 50, 500),),
+        summary=summary,
+        **description,
+    )
+
+
 DATASETS = (
     *_molecule("aspirin")[:2],
     *_molecule("ethanol"),
     *_molecule("naphthalene")[:2],
     *_molecule("salicylic-acid")[:2],
+    _generated(
+        "water-1k",
+        "water",
+        "the paper's potential: flexible SPC with doubled force constants, 300 K, shipped",
+        atomic_numbers=_WATER,
+        periodic=True,
+    ),
+    _generated(
+        "water-spcfw-1k",
+        "water",
+        "flexible SPC water as published, 300 K, shipped",
+        atomic_numbers=_WATER,
+        periodic=True,
+    ),
     _official_water("water-10k", (9500, 500, 10000)),
     _official_water("water-90k", (85500, 4500, 10000)),
     DatasetEntry(
