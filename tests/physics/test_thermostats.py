@@ -10,6 +10,7 @@ import dataclasses
 import harmonic_ethanol
 import numpy as np
 import openmm
+import periodic_argon
 import pytest
 
 from openmm_mlbench.protocol import load_protocol
@@ -137,3 +138,72 @@ def test_nve_conserves_the_total_energy_of_the_log(tmp_path):
     log = harmonic_ethanol.read_log(tmp_path / "run" / "replica-0")
     assert log["potential_energy_kJ_mol"].std() > 5.0
     assert np.ptp(log["total_energy_kJ_mol"]) < 0.5
+
+
+class RigidEthanol(harmonic_ethanol.HarmonicEthanol):
+    """The lengths of the six C-H bonds and of the O-H bond are held."""
+
+    def create_system(self, topology, constraints=None):
+        system = super().create_system(topology, constraints)
+        for (i, j), length in zip(harmonic_ethanol.BONDS.tolist(), harmonic_ethanol.EQUILIBRIUM, strict=True):
+            if harmonic_ethanol.ATOMIC_NUMBERS[j] == 1:
+                system.addConstraint(i, j, 0.1 * length)
+        return system
+
+
+@pytest.mark.parametrize("name", ["ethanol", "ethanol-langevin"])
+def test_constraints_are_no_degrees_of_freedom(name, tmp_path, record_property):
+    """3N - 3 - 6 = 18 of them: with 24 counted the temperature would be 667 K, with 21 583 K."""
+    protocol = load_protocol(name)
+    integrator = protocol.make_integrator()
+    integrator.setStepSize(0.002)
+    protocol = dataclasses.replace(
+        protocol,
+        timestep_fs=2.0,
+        constraints="h-bonds",
+        integrator_xml=openmm.XmlSerializer.serialize(integrator),
+    )
+    frames = harmonic_ethanol.frames()
+    run_protocol(protocol, RigidEthanol(), tmp_path / "run", start_frames=frames, replicas=2, length_ps=60.0)
+    logs = [harmonic_ethanol.read_log(tmp_path / "run" / f"replica-{i}") for i in range(2)]
+    values = np.array([log["temperature_K"][100:] for log in logs])
+    stderr = block_stderr(values)
+    record_property("temperature", f"{name}: {values.mean():.1f} +- {stderr:.1f} K")
+    print(name, values.mean(), stderr)
+    assert stderr < 15.0
+    assert abs(values.mean() - 500.0) < 3 * stderr
+
+
+class RemovedMotion(periodic_argon.Argon):
+    """The provider removes the motion of the centre of mass itself, and only every tenth step."""
+
+    def create_system(self, topology, constraints=None):
+        system = super().create_system(topology, constraints)
+        system.addForce(openmm.CMMotionRemover(10))
+        return system
+
+
+@pytest.mark.parametrize("provider", [periodic_argon.Argon, RemovedMotion])
+def test_nose_hoover_in_a_periodic_cell(provider, tmp_path, record_property):
+    """120 K over 3N - 3 = 78 degrees of freedom, whoever removes the motion; with 81 counted 124.6 K."""
+    frames = periodic_argon.frames()
+    periodic_argon.write_pdb(tmp_path / "argon.pdb", frames)
+    integrator = openmm.NoseHooverIntegrator(120.0, 10.0, 0.004)
+    protocol = periodic_argon.protocol(
+        tmp_path / "argon.pdb",
+        "ethanol",
+        timestep_fs=4.0,
+        frame_interval_fs=40.0,
+        checkpoint_interval_ps=40.0,
+        demo_length_ps=4.0,
+        toy_length_ps=4.0,
+        length_ps=40.0,
+        integrator_xml=openmm.XmlSerializer.serialize(integrator),
+    )
+    run_protocol(protocol, provider(), tmp_path / "run", start_frames=frames, replicas=1)
+    values = harmonic_ethanol.read_log(tmp_path / "run" / "replica-0")["temperature_K"][None, 100:]
+    stderr = block_stderr(values)
+    record_property("temperature", f"{values.mean():.2f} +- {stderr:.2f} K")
+    print(values.mean(), stderr)
+    assert stderr < 1.2
+    assert abs(values.mean() - 120.0) < 2.5 * stderr + 0.2
