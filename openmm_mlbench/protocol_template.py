@@ -119,7 +119,9 @@ def _read(path: Path) -> _Structure:
     from openmm import app, unit
 
     try:
-        pdb = app.PDBFile(str(path))
+        # Opened here: OpenMM leaves a file open that it cannot read.
+        with open(path, encoding="utf-8") as file:
+            pdb = app.PDBFile(file)
         positions = [pdb.getPositions(asNumpy=True, frame=model) for model in range(pdb.getNumFrames())]
     except Exception as error:  # the parser raises whatever it meets
         raise ProtocolError(

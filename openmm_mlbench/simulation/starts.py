@@ -1,6 +1,7 @@
 """Start positions: frames of a data set, or the models of a PDB file."""
 
 import hashlib
+import io
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ def structure_frames(protocol: Protocol) -> Frames:
     path = protocol.initial_path
     try:
         content = path.read_bytes()
-        structure = app.PDBFile(str(path))
+        # As a text: OpenMM leaves a file open that it cannot read.
+        structure = app.PDBFile(io.StringIO(content.decode()))
         positions_nm = np.stack(
             [
                 structure.getPositions(asNumpy=True, frame=model).value_in_unit(unit.nanometer)
