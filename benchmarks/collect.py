@@ -18,7 +18,7 @@ from openmm_mlbench.files import read_json, sha256_file, write_json
 
 def paper_row(dataset: str, model: str | None) -> paper.PaperRow | None:
     """The paper's figures, for models trained on the paper's own labels only."""
-    return paper.paper_row("ethanol", model) if dataset == paper.DATASET and model else None
+    return paper.paper_row(dataset, "", model) if model else None
 
 
 def training_rows(ids: Iterable[str]) -> list[dict[str, Any]]:
@@ -44,8 +44,8 @@ def training_rows(ids: Iterable[str]) -> list[dict[str, Any]]:
                 "archive_sha256": archive.sha256,
                 "paper": theirs
                 and {
-                    "force_mae_meV_A": theirs.force_mae_mev_A,
-                    "n_train": paper.N_TRAIN,
+                    "force_mae_meV_A": theirs.printed["force_mae"].value,
+                    "n_train": theirs.table.n_train,
                     "n_parameters": theirs.n_parameters,
                 },
             }
@@ -90,14 +90,14 @@ def simulation_row(folder: Path) -> dict[str, Any]:
         "metrics_sha256": sha256_file(path),
         "paper": theirs
         and {
-            "replicas": paper.N_SIMULATIONS,
-            "length_ps": paper.LENGTH_PS,
-            "n_train": paper.N_TRAIN,
-            "stability_ps": theirs.stability_ps,
-            "stability_stderr_ps": paper.stderr_from_sd(theirs.stability_sd_ps),
-            "h_r_mae": theirs.h_r_mae,
-            "h_r_mae_stderr": paper.stderr_from_sd(theirs.h_r_sd),
-            "steps_per_second": theirs.frames_per_second,
+            "replicas": theirs.table.n_simulations,
+            "length_ps": theirs.table.length_ps,
+            "n_train": theirs.table.n_train,
+            "stability_ps": theirs.printed["stability"].value,
+            "stability_stderr_ps": paper.stderr_from_sd(theirs.printed["stability"].sd or 0.0),
+            "h_r_mae": theirs.printed["h_r_mae"].value,
+            "h_r_mae_stderr": paper.stderr_from_sd(theirs.printed["h_r_mae"].sd or 0.0),
+            "steps_per_second": theirs.printed["steps_per_second"].value,
             "machine": paper.HARDWARE,
         },
     }

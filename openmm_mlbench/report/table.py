@@ -121,7 +121,7 @@ def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
     for metrics in runs:
         rows.append(_our_row(metrics, notes, columns))
         run = metrics["run"]
-        printed = paper.paper_row(run.get("system") or "", run.get("architecture") or "")
+        printed = paper.paper_row(str(run["dataset"]), run.get("system") or "", run.get("architecture") or "")
         if printed is not None:
             rows.append(_paper_row(printed, run, notes, columns))
     return rows
@@ -167,27 +167,31 @@ def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes, columns: 
     cells = []
     for name, _, _ in columns:
         result = results.get(name)
-        cells.append(_cell(vars(result), notes, paper.DECIMALS[name]) if result else Cell(text=MISSING))
+        cells.append(
+            _cell(vars(result), notes, paper.DECIMALS.get(name, paper.USUAL_DECIMALS))
+            if result
+            else Cell(text=MISSING)
+        )
     return Row(
         kind="paper",
         label=f"{row.label}, paper",
-        detail=paper.TABLE_3,
-        data=paper.DATASET_TEXT,
-        simulated=format_lengths([paper.LENGTH_PS] * paper.N_SIMULATIONS),
+        detail=row.table.name,
+        data=row.table.data,
+        simulated=format_lengths([row.table.length_ps] * row.table.n_simulations),
         cells=tuple(cells),
-        comparison=compare_with_paper(run),
+        comparison=compare_with_paper(run, row.table),
     )
 
 
-def compare_with_paper(run: dict[str, Any]) -> str:
+def compare_with_paper(run: dict[str, Any], table: paper.PaperTable) -> str:
     """In what this run differs from the paper's."""
     differs = []
-    if run["dataset"] != paper.DATASET:
+    if run["dataset"] != table.dataset:
         differs.append("labels")
-    if run.get("n_train") != paper.N_TRAIN:
+    if run.get("n_train") != table.n_train:
         differs.append("amount of data")
     lengths = [replica["time_ps"] for replica in run["replicas"]]
-    if run["length_ps"] != paper.LENGTH_PS or len(lengths) != paper.N_SIMULATIONS:
+    if run["length_ps"] != table.length_ps or len(lengths) != table.n_simulations:
         differs.append("length")
     differs.append("hardware")
     return ", ".join(differs)

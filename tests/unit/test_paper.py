@@ -1,62 +1,87 @@
-"""The paper's figures: typed once more from its table, and the conversion of its errors."""
+"""The paper's figures: typed once more from its tables, and the conversion of its errors."""
 
 import math
 
 import pytest
 
 from openmm_mlbench.paper import (
-    N_SIMULATIONS,
+    MODELS,
+    TABLES,
     paper_parameters,
     paper_results,
     paper_row,
     stderr_from_sd,
 )
 
-# Column by column from Table 3 (Ethanol) and Table 2, typed apart from the module.
-MODELS = ["deeppot-se", "schnet", "dimenet", "forcenet", "gemnet-t", "gemnet-dt", "nequip"]
-FORCE = [8.9, 16.8, 4.2, 14.9, 2.1, 1.7, 1.3]
-STABILITY = ["300 (0)", "247 (106)", "26 (10)", "300 (0)", "169 (98)", "300 (0)", "300 (0)"]
-H_R = [
-    "0.09 (0.00)",
-    "0.21 (0.11)",
-    "0.15 (0.03)",
-    "0.86 (0.05)",
-    "0.10 (0.02)",
-    "0.09 (0.00)",
-    "0.08 (0.00)",
-]
-FPS = [101.0, 112.6, 21.4, 141.1, 27.1, 54.3, 8.9]
+# Typed apart from the module: (data set, model) -> result name -> printed value and SD.
+PRINTED = {
+    ("aspirin", "forcenet"): {"force_mae": (22.1, None), "stability": (182, 144), "h_r_mae": (0.56, 0.15)},
+    ("ethanol", "schnet"): {
+        "force_mae": (16.8, None), "stability": (247, 106), "h_r_mae": (0.21, 0.11), "steps_per_second": (112.6, None),
+    },
+    ("ethanol", "gemnet-t"): {"force_mae": (2.1, None), "stability": (169, 98), "h_r_mae": (0.10, 0.02)},
+    ("naphthalene", "gemnet-dt"): {"force_mae": (1.9, None), "stability": (25, 10), "h_r_mae": (0.12, 0.01)},
+    ("salicylic-acid", "dimenet"): {"force_mae": (9.6, None), "stability": (73, 82), "h_r_mae": (0.06, 0.02)},
+    ("water-1k", "nequip"): {"rdf_mae_H-O": (0.26, 0.07), "diffusivity_mae": (0.37, None), "stability": (500, 0)},
+    ("water-10k", "deeppot-se"): {"rdf_mae_O-O": (0.07, 0.01), "diffusivity_mae": (0.04, None), "force_mae": (5.8, None)},
+    ("water-90k", "forcenet"): {"rdf_mae_H-H": (0.82, 0.26), "stability": (9, 12), "force_mae": (8.6, None)},
+    ("alanine-dipeptide-explicit", "nequip"): {"F_phi_mae": (108, 2), "n_finished": (5, None), "stability": (4168, 1860)},
+    ("lips", "gemnet-t"): {"rdf_mae_all": (0.04, 0.0), "diffusivity_mae": (0.24, None), "steps_per_second": (16.9, None)},
+}  # fmt: skip
 MILLION_PARAMETERS = [1.04, 0.12, 2.1, 11.37, 1.89, 2.31, 1.05]
 
 
-@pytest.mark.parametrize("column", range(7))
-def test_rows_are_the_printed_ones(column):
-    row = paper_row("ethanol", MODELS[column])
-    assert row.force_mae_mev_A == FORCE[column]
-    assert f"{row.stability_ps} ({row.stability_sd_ps})" == STABILITY[column]
-    assert f"{row.h_r_mae:.2f} ({row.h_r_sd:.2f})" == H_R[column]
-    assert row.frames_per_second == FPS[column]
-    assert paper_parameters(MODELS[column]) == pytest.approx(1e6 * MILLION_PARAMETERS[column])
+def row_of(dataset, model):
+    return paper_row(dataset, "", model)
 
 
-def test_standard_errors_are_over_five_simulations():
-    assert N_SIMULATIONS == 5
+@pytest.mark.parametrize("key", PRINTED, ids="/".join)
+def test_rows_are_the_printed_ones(key):
+    row = row_of(*key)
+    for name, printed in PRINTED[key].items():
+        assert (row.printed[name].value, row.printed[name].sd) == printed, name
+
+
+def test_every_table_has_a_cell_for_each_model():
+    for table in TABLES:
+        for name, text in table.printed.items():
+            assert len(text.split()) == len(MODELS) == 7, (table.name, name)
+        for model in MODELS:
+            paper_results(row_of(table.dataset, model))
+    assert [paper_parameters(model) for model in MODELS] == pytest.approx(
+        [1e6 * n for n in MILLION_PARAMETERS]
+    )
+
+
+def test_standard_errors_are_over_the_simulations():
     assert stderr_from_sd(106) == pytest.approx(47.405, abs=1e-3)
-    results = paper_results(paper_row("ethanol", "schnet"))
+    results = paper_results(row_of("ethanol", "schnet"))
     assert results["stability"].stderr == pytest.approx(106 / math.sqrt(5))
     assert results["h_r_mae"].stderr == pytest.approx(0.11 / math.sqrt(5))
     assert (results["stability"].status, results["force_mae"].stderr) == ("unstable", None)
+    six = paper_results(row_of("alanine-dipeptide-explicit", "nequip"))
+    assert six["stability"].stderr == pytest.approx(1860 / math.sqrt(6))
+    assert "no target" in six["F_phi_mae"].note
 
 
 def test_printed_zeros_are_no_errors():
-    results = paper_results(paper_row("ethanol", "deeppot-se"))
+    results = paper_results(row_of("ethanol", "deeppot-se"))
     assert (results["stability"].status, results["stability"].stderr) == ("censored", None)
     assert results["h_r_mae"].stderr is None
-    assert "below 0.0023" in results["h_r_mae"].note
-    assert 0.0022 < 0.005 / math.sqrt(5) < 0.0023
+    assert "below 0.005: standard error below 0.0022" in results["h_r_mae"].note
+    # Five simulations that broke within the first half picosecond are no survivors.
+    assert paper_results(row_of("water-1k", "gemnet-dt"))["stability"].status == "unstable"
 
 
 def test_what_the_paper_lacks():
-    assert paper_row("ethanol", "mace") is None
-    assert paper_row("unobtainium", "schnet") is None
+    assert row_of("ethanol", "mace") is None
+    assert paper_row("unobtainium", "unobtainium", "schnet") is None
     assert paper_parameters("mace") is None
+    # Nothing was printed for what could not be measured.
+    assert "diffusivity_mae" not in row_of("water-10k", "dimenet").printed
+
+
+def test_other_labels_of_a_system_stand_beside_its_table():
+    row = paper_row("ethanol-gfn2", "ethanol", "schnet")
+    assert row.table.dataset == "ethanol"
+    assert paper_row("water-spcfw-1k", "water", "schnet").table.name == "Table 8"
