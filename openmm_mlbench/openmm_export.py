@@ -70,12 +70,17 @@ def export_openmm(
         The path of the script.
 
     Raises:
-        SimulationError: files would be overwritten.
+        SimulationError: files would be overwritten, or the protocol has metadynamics.
     """
     import numpy as np
     import openmm
     from openmm import app, unit
 
+    if protocol.metadynamics is not None:
+        raise SimulationError(
+            f"protocol {protocol.name} has metadynamics, which a plain OpenMM script would silently leave out; "
+            "export a variant without it, such as alanine-dipeptide-unbiased"
+        )
     from openmm_mlbench.simulation.momenta import draw_velocities
     from openmm_mlbench.simulation.platforms import choose_platform
     from openmm_mlbench.simulation.seeds import integrator_seed, velocity_generator
