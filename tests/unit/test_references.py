@@ -12,6 +12,7 @@ from openmm_mlbench.metrics.distances import compute_h_r, h_r_mae, histogram_bin
 from openmm_mlbench.references import (
     Reference,
     build_reference,
+    load_canonical_reference,
     load_reference,
     reference_from_md17,
 )
@@ -232,13 +233,20 @@ def test_real_frames_give_the_shipped_reference(molecule, tmp_path):
         reference_from_md17(frames.select(np.array([3, 2, 1])))
 
 
-def test_numbers_in_the_readme_of_the_system():
+@pytest.mark.parametrize(
+    "molecule", [name for name in MOLECULES if asset_path("systems", name, "README.md").is_file()]
+)
+def test_numbers_in_the_readme_of_the_system(molecule):
     """The table of noise floors is what the shipped references give."""
-    text = asset_path("systems", "ethanol", "README.md").read_text(encoding="utf-8")
-    gfn2, md17 = load_reference("ethanol-gfn2"), load_reference("ethanol")
+    text = asset_path("systems", molecule, "README.md").read_text(encoding="utf-8")
+    references = (
+        load_reference(f"{molecule}-gfn2"),
+        load_canonical_reference(molecule),
+        load_reference(molecule),
+    )
     rows = {f"{length} ps": float(length) for length in (1, 5, 20, 100)} | {
         "first against second half": 300.0
     }
     for name, length in rows.items():
-        values = [f"{reference.noise_floor(length).value:.3f}" for reference in (gfn2, md17)]
-        assert f"| {name} | {values[0]} | {values[1]} |" in text
+        values = [f"{reference.noise_floor(length).value:.3f}" for reference in references]
+        assert f"| {name} | {' | '.join(values)} |" in text
