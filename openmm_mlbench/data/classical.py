@@ -361,7 +361,9 @@ class _Dynamics:
         if self.settings.constraints != "none":
             # At the default, 1e-5, lengths of 1 A would scatter as much as everything else stored.
             integrator.setConstraintTolerance(1e-6)
-        return openmm.Context(self.system, integrator, *_platform(self.settings.platform))
+        platform, properties = _platform(self.settings.platform)
+        # Thousands of atoms want all cores, at the price of sums whose order is left to chance.
+        return openmm.Context(self.system, integrator, platform, {} if self.settings.solvent else properties)
 
     def equilibrate(self) -> None:
         """From the structure to equilibrium."""
