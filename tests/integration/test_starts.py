@@ -5,6 +5,7 @@ import dataclasses
 import harmonic_ethanol as ethanol
 import numpy as np
 import openmm
+import periodic_argon as argon
 import pytest
 from openmm import app
 
@@ -13,6 +14,8 @@ from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.simulation.run_folder import read_run
 from openmm_mlbench.simulation.runner import run_protocol
 from openmm_mlbench.simulation.starts import choose_starts, structure_frames
+from openmm_mlbench.topology import read_topology
+from openmm_mlbench.trajectory import read_dcd
 
 
 def write_models(path, n_models, box_nm=None):
@@ -22,7 +25,7 @@ def write_models(path, n_models, box_nm=None):
     with open(path, "w") as file:
         app.PDBFile.writeHeader(topology, file)
         for model in range(n_models):
-            app.PDBFile.writeModel(topology, ethanol.POSITIONS + [model, 0, 0], file, model + 1)
+            app.PDBFile.writeModel(topology, ethanol.POSITIONS + np.array([model, 0, 0]), file, model + 1)
         app.PDBFile.writeFooter(topology, file)
 
 
@@ -104,3 +107,42 @@ def test_start_positions_of_another_molecule(protocol, tmp_path):
             tmp_path / "run",
             start_frames=structure_frames(protocol),
         )
+
+
+def test_start_frames_bring_their_own_cells(tmp_path):
+    """Each replica has the volume of its frame, not that of the structure file."""
+    frames = argon.frames(argon.TRICLINIC @ argon.rotation(2).T)
+    argon.write_pdb(tmp_path / "argon.pdb", frames)
+    scale = np.linspace(1.0, 1.05, frames.n_frames)[:, None, None]
+    frames = dataclasses.replace(frames, cells=frames.cells * scale, positions=frames.positions * scale)
+    protocol = argon.protocol(tmp_path / "argon.pdb")
+    run_protocol(protocol, argon.Argon(), tmp_path / "run", start_frames=frames, replicas=3, length_ps=0.1)
+    for replica, place in enumerate(read_run(tmp_path / "run")["start_places"]):
+        volume = np.linalg.det(frames.cells[place])
+        log = ethanol.read_log(tmp_path / "run" / f"replica-{replica}")
+        assert log["volume_A3"] == pytest.approx(volume)
+        topology = read_topology(tmp_path / "run" / "topology.pdb")
+        trajectory = read_dcd(tmp_path / "run" / f"replica-{replica}" / "trajectory.dcd", topology, 0.05)
+        assert 1000 * np.linalg.det(trajectory.box_vectors_nm) == pytest.approx(volume)
+
+
+def test_frames_with_cells_want_a_periodic_system(tmp_path):
+    frames = dataclasses.replace(ethanol.frames(), cells=np.repeat(20 * np.eye(3)[None], 20, axis=0))
+    with pytest.raises(SimulationError, match=r"has cells, but the System of .* is not periodic"):
+        run_protocol(
+            load_protocol("ethanol"), ethanol.HarmonicEthanol(), tmp_path / "run", start_frames=frames
+        )
+
+
+def test_other_atoms_are_named_in_a_line_however_many_there_are(tmp_path):
+    frames = argon.frames(4 * argon.ORTHORHOMBIC, per_side=10)
+    argon.write_pdb(tmp_path / "argon.pdb", frames)
+    protocol = argon.protocol(tmp_path / "argon.pdb")
+    other = dataclasses.replace(frames, atomic_numbers=np.where(np.arange(1000) == 700, 36, 18))
+    with pytest.raises(
+        SimulationError, match="atom 700 has atomic number 18, in argon it has 36; use"
+    ) as caught:
+        run_protocol(protocol, argon.Argon(), tmp_path / "run", start_frames=other)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(SimulationError, match=r"1000 atoms \(Ar1000\) but argon has 27 \(Ar27\); use frames"):
+        run_protocol(protocol, argon.Argon(), tmp_path / "run", start_frames=argon.frames())

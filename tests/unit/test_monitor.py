@@ -43,7 +43,7 @@ def record(monitor, positions_nm, *, step=100, energy=-9.0, temperature=310.0, f
         temperature_K=temperature,
         T_rot_K=300.0,
         T_vib_K=305.0,
-        max_bond_deviation_A=float(monitor.bond_deviations_A(positions_nm).max()),
+        max_bond_deviation_A=float(monitor.bond_deviations_A(positions_nm).max(initial=0.0)),
         max_force_kJ_mol_nm=force,
     )
 
@@ -119,6 +119,94 @@ def test_a_bond_that_broke_before_the_explosion_is_the_reason():
     assert (stop.reason, stop.step) == ("bond-deviation", 100)
     assert monitor.exploded(230, 0.115, "NaN").step == 100
     assert make_monitor().exploded(230, 0.115, "Particle coordinate is NaN").reason == "not-finite"
+
+
+def test_a_stated_displacement_takes_the_place_of_the_speed():
+    monitor = make_monitor(displacement_A=3.0)
+    assert check(monitor, chain() + 0.17, step=100) is None
+    stop = check(monitor, chain() + 0.17 + 0.18, step=200)
+    assert stop.reason == "displacement"
+    assert stop.message == "atom 0 (C1) moved 3.118 A between two frames; limit 3 A"
+
+
+def test_unwrapped_atoms_that_move_with_the_cell_have_not_jumped():
+    monitor = make_monitor(displacement_A=0.5)
+    box = np.eye(3)
+    far = chain() + 50.0
+    monitor.previous_nm, monitor.previous_box_nm = far, box
+    assert monitor.check(record(monitor, 1.01 * far), 1.01 * far, 1.01 * box) is None
+    assert monitor.check(record(monitor, 1.02 * far), 1.02 * far, 1.01 * box).reason == "displacement"
+
+
+def test_bonds_across_the_boundary_of_a_cell():
+    monitor = make_monitor()
+    box = np.diag([1.2, 1.3, 1.4])
+    apart = chain() + np.array([[1.2, 0, 0], [0, -1.3, 0], [0, 0, 2.8]])
+    assert monitor.bond_deviations_A(apart, box) == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert monitor.bond_deviations_A(apart).min() > 5.0
+    assert monitor.broken_bond(record(monitor, chain()), apart, box) is None
+
+
+class Spread:
+    """A window criterion: the mean x of the second atom in A, under the label of a made-up pair."""
+
+    threshold_A = 2.0
+    frames_per_window = 3
+
+    def deviations_A(self, positions_nm, box_vectors_nm):  # noqa: N802 - A is the unit
+        assert positions_nm.shape == (3, 3, 3)
+        assert box_vectors_nm.shape == (3, 3, 3)
+        return {"C-C": 0.1, "C-O": float(10 * positions_nm[:, 1, 0].mean())}
+
+
+def watch(held=None):
+    return Monitor(
+        thresholds=Thresholds(),
+        bonds=np.empty((0, 2), dtype=int),
+        equilibrium_A=np.empty(0),
+        atom_names=("C1", "O2", "H3"),
+        temperature_K=300.0,
+        frame_interval_ps=0.05,
+        start_energy_kJ_mol=-10.0,
+        positions_nm=chain(),
+        box_nm=np.eye(3),
+        window=Spread(),
+        held=held,
+    )
+
+
+def test_a_window_is_judged_when_it_is_whole_and_counts_from_its_first_frame():
+    monitor = watch()
+    values = [1.0, 1.0, 3.9, 2.0, 2.0, 2.1, 9.0]
+    stops = []
+    for n, value in enumerate(values, 1):
+        now = FrameRecord(
+            step=100 * n,
+            time_ps=0.05 * n,
+            potential_energy_kJ_mol=-9.0,
+            kinetic_energy_kJ_mol=8.0,
+            temperature_K=300.0,
+            T_rot_K=None,
+            T_vib_K=None,
+            max_bond_deviation_A=0.0,
+            max_force_kJ_mol_nm=1.0,
+        )
+        stops.append(monitor.check(now, chain(value), np.eye(3)))
+        if stops[-1]:
+            break
+    assert [stop is None for stop in stops] == [True] * 5 + [False]
+    stop = stops[-1]
+    assert (stop.reason, stop.step, stop.time_ps) == ("rdf", 400, 0.2)
+    assert stop.pair == {"label": "C-O", "deviation_A": pytest.approx(6.1 / 3), "window_frames": 3}
+    assert stop.message.startswith("RDF of C-O over the window of 3 frames that ends at 0.3 ps is 2.03 A off")
+
+
+def test_a_window_goes_on_after_a_checkpoint():
+    held = [(chain(2.0), np.eye(3)), (chain(2.0), np.eye(3))]
+    for value, reason in ((2.1, "rdf"), (1.9, None)):
+        monitor = watch(held)
+        stop = monitor.check(record(monitor, chain(), step=600), chain(value), np.eye(3))
+        assert (stop.reason if stop else None) == reason
 
 
 def test_recent_frames_survive_a_checkpoint():
