@@ -753,7 +753,7 @@ def test_header_that_claims_more_than_there_is(tmp_path):
 
 
 def test_bomb_in_a_header(tmp_path):
-    """A name of a gigabyte, packed into kilobytes, is read by tarfile before anybody sees a member."""
+    """A name of 20 MB, packed into kilobytes, is read by tarfile before anybody sees a member."""
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 20 * 10**6
     import bz2
