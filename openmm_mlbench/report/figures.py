@@ -37,6 +37,12 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
     if reference:
         line = {"color": REFERENCE_COLOUR, "width": 2.5}
         figure.add_scatter(x=reference["x"], y=reference["y"], name="reference", line=line, row=1, col=1)
+    canonical = drawn[0][1].get("canonical reference")
+    if canonical:
+        line = {"color": REFERENCE_COLOUR, "width": 1.2, "dash": "dot"}
+        figure.add_scatter(
+            x=canonical["x"], y=canonical["y"], name="canonical reference", line=line, row=1, col=1
+        )
     for i, (model, curves) in enumerate(drawn):
         line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
         common = {"name": html.escape(model, quote=False), "legendgroup": str(i), "line": line}
@@ -49,6 +55,31 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
     figure.update_yaxes(title="h(r) / Å⁻¹", row=1, col=1)
     figure.update_yaxes(title="Δh / Å⁻¹", row=2, col=1)
     return _styled(figure, height=560)
+
+
+def plot_parity(runs: list[dict[str, Any]]) -> "Figure | None":
+    """Predicted against true force components of test frames, in eV/A."""
+    from plotly.graph_objects import Figure
+
+    found = [
+        (metrics["run"]["model"], curves_of(metrics, "force_mae").get("force parity")) for metrics in runs
+    ]
+    drawn = [(model, curve) for model, curve in found if curve]
+    if not drawn:
+        return None
+    figure = Figure()
+    ends = [edge(curve["x"]) for edge in (min, max) for _, curve in drawn]
+    line = {"color": REFERENCE_COLOUR, "dash": "dash", "width": 1.5}
+    figure.add_scatter(x=[min(ends), max(ends)], y=[min(ends), max(ends)], name="equal", line=line)
+    for i, (model, curve) in enumerate(drawn):
+        marker = {"color": COLOURS[i % len(COLOURS)], "size": 4, "opacity": 0.5}
+        figure.add_scatter(x=curve["x"], y=curve["y"], name=html.escape(model, quote=False), marker=marker)
+    figure.update_xaxes(title="true force / eV/Å")
+    figure.update_yaxes(title="predicted force / eV/Å")
+    styled = _styled(figure, height=420)
+    for trace in styled.data[1:]:
+        trace.mode = "markers"
+    return styled
 
 
 def plot_rdfs(runs: list[dict[str, Any]]) -> "dict[str, Figure]":

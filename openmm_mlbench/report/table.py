@@ -13,7 +13,9 @@ Column = tuple[str, str, str]
 FIRST: tuple[Column, ...] = (("force_mae", "Force MAE", "meV/Å"), ("stability", "Stability", "ps"))
 # Between these, in reading order; a name that ends in _ begins the names of several results.
 OPTIONAL: tuple[Column, ...] = (
+    ("energy_mae", "Energy MAE", "meV"),
     ("h_r_mae", "h(r) MAE", ""),
+    ("h_r_mae_canonical", "h(r) MAE, canonical", ""),
     ("rdf_mae_", "RDF MAE", "Å"),
     ("diffusivity", "D", "10⁻⁹ m²/s"),
     ("diffusivity_mae", "D error", "10⁻⁹ m²/s"),
