@@ -1,7 +1,7 @@
 """From a run folder to its metrics.json: reads files, simulates nothing.
 
-Scoring again never needs the network: forces on test frames come from a
-function that the caller gives, or else from the model's card.
+Scoring again never needs the network: energies and forces of test frames come
+from a function that the caller gives, or else from the model's card.
 """
 
 import os
@@ -17,7 +17,13 @@ from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import write_json
 from openmm_mlbench.metrics.aggregate import Estimate, jackknife_stderr, join_notes, result_over_replicas
 from openmm_mlbench.metrics.distances import density_from_counts, h_r_counts, h_r_mae
-from openmm_mlbench.metrics.force_errors import compute_force_mae, force_results
+from openmm_mlbench.metrics.force_errors import (
+    compute_force_mae,
+    cosine_result,
+    energy_results,
+    force_results,
+    parity_curve,
+)
 from openmm_mlbench.metrics.speed import speed_result
 from openmm_mlbench.metrics.stability import stability_results
 from openmm_mlbench.metrics.temperature import temperature_result
@@ -42,14 +48,15 @@ TEMPERATURES = {"temperature": "temperature_K", "T_rot": "T_rot_K", "T_vib": "T_
 # What condensed systems and NVE runs are measured by, where the protocol asks for it.
 CONDENSED = {"rdf": measure_run_rdf, "diffusivity": measure_run_diffusivity, "drift": measure_run_drift}
 
-ForceEvaluator = Callable[[Frames], NDArray[np.float64]]
+# Energies (n_frames,), eV, or None, and forces (n_frames, n_atoms, 3), eV/A, of given frames.
+Predictor = Callable[[Frames], tuple[NDArray[np.float64] | None, NDArray[np.float64]]]
 PerReplica = Sequence[Estimate | None]
 
 
 def analyze(
     run_folder: str | os.PathLike[str],
     reference: Reference | None = None,
-    force_evaluator: ForceEvaluator | None = None,
+    predictor: Predictor | None = None,
     test_frames: Frames | None = None,
 ) -> dict[str, Any]:
     """Measure one run and write its metrics.json; a run may be measured again at any time.
@@ -57,7 +64,8 @@ def analyze(
     Args:
         run_folder: folder of a simulation, finished or not.
         reference: of the data set the model was trained on; the shipped one where None.
-        force_evaluator: forces (n_frames, n_atoms, 3), eV/A, of the model on given frames.
+        predictor: energies (n_frames,), eV, or None, and forces (n_frames, n_atoms, 3), eV/A, of the model on
+            given frames.
         test_frames: labelled frames of the model's data set that it was not trained on.
 
     Returns:
@@ -72,7 +80,7 @@ def analyze(
     criterion = rdf_criterion_of(run)
     replicas = read_replicas(run, reference, criterion)
     measurements = [
-        _measure_forces(run, force_evaluator, test_frames),
+        _measure_forces(run, predictor, test_frames),
         _measure_stability(run, replicas, reference, criterion),
     ]
     per_replica: dict[str, PerReplica] = {}
@@ -113,13 +121,15 @@ def _reference_of(run: Run, given: Reference | None) -> Reference | None:
     return given
 
 
-def _measure_forces(run: Run, evaluator: ForceEvaluator | None, frames: Frames | None) -> Measurement:
+def _measure_forces(run: Run, predictor: Predictor | None, frames: Frames | None) -> Measurement:
     definition = (
-        "Mean absolute error of the force components on test frames, over frames, atoms and x, y, z; "
-        "standard error over frames."
+        "Mean absolute error of the force components on test frames, over frames, atoms and x, y, z; the root of the mean "
+        "square of the same; the mean cosine between predicted and true force of an atom; mean absolute error of the "
+        "energy, and per atom after the mean error is taken out; standard errors over frames."
     )
+    curves: dict[str, Curve] = {}
     inputs: dict[str, Any] = {"dataset": run.dataset}
-    if evaluator is None or frames is None:
+    if predictor is None or frames is None:
         results = _forces_from_card(run)
         inputs["from"] = "card"
     else:
@@ -130,11 +140,22 @@ def _measure_forces(run: Run, evaluator: ForceEvaluator | None, frames: Frames |
             )
         if frames.forces is None:
             raise MetricError(f"{frames.name}: the test frames have no forces; give labelled frames")
-        errors = compute_force_mae(evaluator(frames), frames.forces, frames.atomic_numbers)
-        results = force_results(errors)
+        energies, forces = predictor(frames)
+        results = force_results(compute_force_mae(forces, frames.forces, frames.atomic_numbers))
+        results.append(cosine_result(forces, frames.forces))
+        results += energy_results(energies, frames.energies, frames.n_atoms)
+        curves["force parity"] = parity_curve(frames.forces, forces, "eV/A")
+        if energies is not None and frames.energies is not None:
+            centre = frames.energies.mean()
+            curves["energy parity"] = parity_curve(frames.energies - centre, energies - centre, "eV")
         inputs |= {"from": "test frames", "sha256": frames.content_hash()}
     return Measurement(
-        observable="force_mae", mode="paper", definition=definition, inputs=inputs, results=results
+        observable="force_mae",
+        mode="paper",
+        definition=definition,
+        inputs=inputs,
+        results=results,
+        curves=curves,
     )
 
 
@@ -148,16 +169,20 @@ def _forces_from_card(run: Run) -> list[Result]:
         )
         return [Result(name="force_mae", status="no_reference", unit="meV/A", note=note)]
     note = f"from the model's card: the test frames of {run.dataset} are not at hand"
+    found = [("force_mae", "meV/A", float(value), errors.get("force_mae_stderr_meV_A"))]
+    if "energy_mae_meV" in errors:
+        found.append(("energy_mae", "meV", float(errors["energy_mae_meV"]), None))
     return [
         Result(
-            name="force_mae",
+            name=name,
             status="ok",
-            unit="meV/A",
-            value=float(value),
-            stderr=errors.get("force_mae_stderr_meV_A"),
+            unit=unit,
+            value=number,
+            stderr=stderr,
             n_frames=errors.get("n_test"),
             note=note,
         )
+        for name, unit, number, stderr in found
     ]
 
 

@@ -333,9 +333,7 @@ def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any
     if not test.own:
         return analyze(run)
     force_field = archive.load_force_field()
-    return analyze(
-        run, force_evaluator=lambda frames: predict(force_field, frames)[1], test_frames=test.frames
-    )
+    return analyze(run, predictor=lambda frames: predict(force_field, frames), test_frames=test.frames)
 
 
 def _measure_reference(run: Run, data: str | Path | None) -> dict[str, Any]:
@@ -353,12 +351,12 @@ def _measure_reference(run: Run, data: str | Path | None) -> dict[str, Any]:
         test = frames.select(default_split(frames.name, frames).test)
         if test.constraints != run.record["protocol"].get("constraints", "none"):
             return analyze(run.folder)
-        _, forces = evaluate_frames(potential, topology, test.positions, test.cells, constraints=constraints)
+        labels = evaluate_frames(potential, topology, test.positions, test.cells, constraints=constraints)
     except (DataError, PotentialError):
         if data is not None:
             raise
         return analyze(run.folder)
-    return analyze(run.folder, force_evaluator=lambda _: forces, test_frames=test)
+    return analyze(run.folder, predictor=lambda _: labels, test_frames=test)
 
 
 def _simulated_archive(run: Run) -> Archive:

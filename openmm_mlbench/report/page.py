@@ -16,6 +16,7 @@ from openmm_mlbench.report.figures import (
     plot_diffusion,
     plot_drifts,
     plot_h_r,
+    plot_parity,
     plot_rdfs,
     plot_temperature,
 )
@@ -172,6 +173,11 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             plot_diffusion(group),
             f"Mean squared displacement, models trained on {dataset}",
             "Of the atoms whose diffusivity is measured, drift removed. Its slope is 6 D.",
+        )
+        add(
+            plot_parity(group),
+            f"Forces on test frames of {dataset}",
+            "Components of predicted against true forces, at most 2,000 points of each model.",
         )
     for metrics in runs:
         model = metrics["run"]["model"]

@@ -35,7 +35,7 @@ def make_frames(n_frames=20):
         name=DATASET,
         atomic_numbers=ATOMIC_NUMBERS,
         positions=POSITIONS + 0.02 * rng.normal(size=(n_frames, 9, 3)),
-        energies=None,
+        energies=np.linspace(-1.0, 1.0, n_frames),
         forces=rng.normal(size=(n_frames, 9, 3)),
         cells=None,
         frame_indices=np.arange(n_frames),
@@ -275,11 +275,20 @@ def test_forces_from_the_card_say_so(run, reference):
 
 def test_forces_on_test_frames(run, reference):
     frames = make_frames(7)
-    metrics = analyze(run, reference, force_evaluator=lambda given: given.forces + 0.004, test_frames=frames)
+    metrics = analyze(
+        run,
+        reference,
+        predictor=lambda given: (given.energies + 0.3, given.forces + 0.004),
+        test_frames=frames,
+    )
     results = results_of(metrics)
     assert results["force_mae"]["value"] == pytest.approx(4.0)
     assert results["force_mae"]["n_frames"] == 7
     assert {"force_mae_H", "force_mae_C", "force_mae_O"} <= set(results)
+    assert results["force_rmse"]["value"] == pytest.approx(4.0)
+    assert results["energy_mae"]["value"] == pytest.approx(300.0)
+    assert results["energy_mae_per_atom"]["value"] == pytest.approx(0.0, abs=1e-9)
+    assert set(metrics["measurements"][0]["curves"]) == {"force parity", "energy parity"}
     assert metrics["measurements"][0]["inputs"]["sha256"] == frames.content_hash()
 
 
@@ -297,9 +306,9 @@ def test_only_the_own_data_set_is_compared_with(run, reference):
     ):
         analyze(run, replace(reference, dataset="ethanol"))
     with pytest.raises(MetricError, match="the test frames are of ethanol, but"):
-        analyze(run, reference, lambda frames: frames.forces, replace(make_frames(), name="ethanol"))
+        analyze(run, reference, lambda frames: (None, frames.forces), replace(make_frames(), name="ethanol"))
     with pytest.raises(MetricError, match="have no forces"):
-        analyze(run, reference, lambda frames: frames.forces, replace(make_frames(), forces=None))
+        analyze(run, reference, lambda frames: (None, frames.forces), replace(make_frames(), forces=None))
 
 
 def test_the_shipped_reference_is_the_default(run):
