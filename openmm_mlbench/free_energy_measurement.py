@@ -177,6 +177,31 @@ def surfaces_as_json(surfaces: Sequence[SampledSurface]) -> list[dict[str, Any]]
     ]
 
 
+def run_of(path: Path) -> dict[str, Any] | None:
+    """What run.json says of the run that left a HILLS or COLVAR file; None for other files."""
+    try:
+        record = read_json(path.resolve().parent.parent / "run.json")
+        kept = {key: record[key] for key in ("dataset", "length_ps", "replicas", "seed", "metadynamics")}
+        platform, versions = record["platform"]["name"], record["versions"]
+        model, protocol = record["model"]["model"], record["protocol"]
+        commit = record["git_commit"]
+    except (OSError, MLBenchError, KeyError, TypeError):
+        return None
+    command = (
+        f"openmm-mlbench simulate {protocol['name']} --model {model} --replicas {kept['replicas']} "
+        f"--length {kept['length_ps']:g} --seed {kept['seed']}"
+    )
+    return {
+        "command": command,
+        "model": model,
+        "protocol": {"name": protocol["name"], "sha256": protocol["sha256"]},
+        **kept,
+        "platform": platform,
+        "versions": versions,
+        "git_commit": commit,
+    }
+
+
 def surface_from_json(path: Path, kT: float) -> SampledSurface:
     """The mean over the runs of an earlier measurement.
 

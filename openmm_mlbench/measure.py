@@ -514,6 +514,8 @@ def free_energy(
             work.surface_from_plumed(path, n_bins=bins, kT=kT, start_ps=start_ps, hills=of_run)
             for path, of_run in zip(paths, of_runs, strict=True)
         ]
+        run = work.run_of(paths[0])
+        inputs = {} if run is None else {"run": run}
     else:
         source = _source(topology, trajectory, frame_interval, start, stop)
         quads = _quadruplets(phi, psi)

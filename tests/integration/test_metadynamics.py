@@ -150,6 +150,41 @@ def test_a_longer_length_extends_a_finished_run(variant, pace, tmp_path):
     np.testing.assert_allclose(hills["time"], 0.0005 * pace * np.arange(1, 4000 // pace + 1), atol=1e-12)
 
 
+@needs_plumed
+def test_plumed_goes_on_without_loss(tmp_path):
+    """Killed twice: PLUMED's files hold every hill and row once, equal to the last digits that it writes."""
+    run(tmp_path / "whole", "plumed")
+    kill_at_random_moments(tmp_path, 2, backend="plumed")
+    statuses = run(tmp_path / "run", "plumed", resume=True)
+    assert [status.state for status in statuses] == ["finished", "finished"]
+    for replica in range(2):
+        for name in ("HILLS", "COLVAR"):
+            one, two = (
+                read_plumed(path / f"replica-{replica}" / name)
+                for path in (tmp_path / "run", tmp_path / "whole")
+            )
+            assert one["time"].tolist() == two["time"].tolist()
+            same = one["time"] <= 0.5
+            np.testing.assert_allclose(one.rows[same], two.rows[same], atol=1e-6)
+        log = ethanol.read_log(tmp_path / "run" / f"replica-{replica}")
+        assert log["step"].tolist() == list(range(100, 12001, 100))
+
+
+@needs_plumed
+def test_backends_deposit_alike(tmp_path):
+    """As many hills at the same times, the same angles until rounding has grown."""
+    tables = {}
+    for backend in ("native", "plumed"):
+        run(tmp_path / backend, backend, length_ps=1.0, replicas=1)
+        folder = tmp_path / backend / "replica-0"
+        tables[backend] = read_plumed(folder / "HILLS"), read_plumed(folder / "COLVAR")
+    for one, two in zip(*tables.values(), strict=True):
+        assert one.fields == two.fields
+        assert one.settings == two.settings
+        np.testing.assert_allclose(one["time"], two["time"][-len(one.rows) :], atol=1e-9)
+        np.testing.assert_allclose(one.rows[:4], two.rows[:4], atol=1e-3)
+
+
 def test_the_thermostat_chain_feels_new_hills(tmp_path):
     """Nose-Hoover keeps forces between steps: those from before a hill must not be used after it."""
     run(tmp_path / "often", "native", None, 100, 1.0, replicas=1)

@@ -8,12 +8,15 @@ import pytest
 
 from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError
+from openmm_mlbench.files import write_json
+from openmm_mlbench.free_energy_measurement import SampledSurface, measure_free_energy, surface_from_json
 from openmm_mlbench.metrics.dihedrals import basin_fractions
 from openmm_mlbench.metrics.free_energy import (
     FreeEnergySurface,
     bias_offsets,
     frame_weights,
     grid_points,
+    mean_surface,
     plot_profile,
     plot_surface,
     profile_mae,
@@ -213,3 +216,48 @@ def test_plots():
     surface = FreeEnergySurface(F=np.random.default_rng(5).uniform(0, 5, size=(8, 8)))
     assert plot_profile(surface, KT).get_xlabel() == "phi / rad"
     assert plot_surface(surface).get_ylabel() == "psi / rad"
+
+
+def wells(shift):
+    """Two wells on a grid of 30, one deeper by the shift."""
+    x = grid_points(30)
+    return FreeEnergySurface(F=10 * (1 + np.cos(2 * x))[:, None] + (5 + shift * np.sin(x))[None, :])
+
+
+def test_the_json_of_a_measurement_is_a_reference(tmp_path):
+    """It holds every run: the reference is their mean, and their distance is the floor."""
+    kT = 2.5
+    runs = [wells(1.0), wells(3.0)]
+    first = measure_free_energy(
+        [SampledSurface(surface=run, n_frames=10) for run in runs], kT=kT, mode="paper", inputs={}
+    )
+    path = tmp_path / "reference.json"
+    write_json(path, first.measurement.as_json() | first.more)
+    reference = surface_from_json(path, kT)
+    np.testing.assert_allclose(
+        reference.surface.profile(1, kT), mean_surface(runs, kT, "").profile(1, kT), atol=1e-3
+    )
+    expected = profile_mae(runs[0].profile(1, kT), runs[1].profile(1, kT))
+    between = {result.name: result.value for result in first.measurement.results}
+    assert between["F_psi_mae_between_runs"] == pytest.approx(expected)
+    again = measure_free_energy(
+        [SampledSurface(surface=runs[0])], kT=kT, mode="paper", inputs={}, reference=reference
+    ).measurement
+    found = {result.name: result for result in again.results}
+    assert found["F_psi_mae"].floor == pytest.approx(expected, abs=1e-3)
+    assert 0 < found["F_psi_mae"].value < expected
+    assert found["F_phi_mae"].value == pytest.approx(0.0, abs=1e-3)
+    # Of F itself: |sin| has the mean 2 / pi, and the mean of the two runs lies about half way.
+    assert found["F_phi_psi_mae"].floor == pytest.approx(2.0 * 2 / np.pi, rel=0.01)
+    for text, message in (
+        ("[]", "is no measurement of a free energy"),
+        ('{"observable": "rdf"}', "is no measurement of a free energy"),
+        ('{"observable": "free_energy"}', "not the JSON of `measure free-energy`"),
+        ('{"observable": "free_energy", "surfaces": []}', "holds no surface"),
+        ("{", "not valid JSON"),
+    ):
+        path.write_text(text)
+        with pytest.raises(MetricError, match=message):
+            surface_from_json(path, kT)
+    with pytest.raises(MetricError, match="cannot be read"):
+        surface_from_json(tmp_path / "none.json", kT)
