@@ -16,6 +16,7 @@ from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import write_json
 from openmm_mlbench.metrics.aggregate import Estimate, jackknife_stderr, join_notes, result_over_replicas
+from openmm_mlbench.metrics.collapse import read_collapse
 from openmm_mlbench.metrics.distances import density_from_counts, h_r_counts, h_r_mae
 from openmm_mlbench.metrics.force_errors import (
     compute_force_mae,
@@ -406,6 +407,7 @@ def _summarize(
             "reason": replica.status["message"],
             "resume": replica.status.get("resume"),
             "steps_per_second": replica.status.get("steps_per_second"),
+            "collapse": _collapse(run.folder / f"replica-{replica.index}"),
             **{name: _value(estimates[i]) for name, estimates in per_replica.items()},
         }
         for i, replica in enumerate(replicas)
@@ -434,6 +436,15 @@ def _summarize(
         "reference": None if reference is None else {"source": reference.source, "method": reference.method},
         "provenance": record,
     }
+
+
+def _collapse(folder: Path) -> dict[str, Any] | None:
+    """The forces around a collapse, to draw; what a damaged dossier says is not worth an analysis."""
+    try:
+        collapse = read_collapse(folder)
+    except MetricError:
+        return None
+    return None if collapse is None else collapse.as_json()
 
 
 def _value(estimate: Estimate | None) -> float | None:

@@ -174,6 +174,44 @@ def plot_bond_deviation(metrics: dict[str, Any]) -> "Figure | None":
     return _styled(figure, height=360)
 
 
+def plot_collapse(metrics: dict[str, Any]) -> "Figure | None":
+    """Largest force against time from the first offending step, for the replicas that collapsed."""
+    from plotly.graph_objects import Figure
+
+    found = {
+        f"replica {member['index']}: {member['collapse']['reason']}": member["collapse"]
+        for member in metrics["run"]["replicas"]
+        if member.get("collapse")
+    }
+    if not found:
+        return None
+    figure = Figure()
+    for i, (name, collapse) in enumerate(found.items()):
+        colour, fs = COLOURS[i % len(COLOURS)], 1000.0 * collapse["time_per_step_ps"]
+        for steps, forces, mode in (
+            (collapse["frame_steps"], collapse["frame_forces_meV_A"], "markers"),
+            (collapse["steps"], collapse["forces_meV_A"], "lines"),
+        ):
+            figure.add_scatter(
+                x=[fs * (step - collapse["first_step"]) for step in steps],
+                y=forces,
+                mode=mode,
+                name=html.escape(name, quote=False),
+                legendgroup=name,
+                showlegend=mode == "markers",
+                line={"color": colour, "width": 1.8},
+                marker={"color": colour, "size": 6},
+            )
+    figure.add_vline(x=0, line={"color": LIMIT_COLOUR, "dash": "dash", "width": 1.5})
+    figure.update_xaxes(title="time from the first offending step / fs")
+    figure.update_yaxes(title="largest force / (meV/Å)", type="log")
+    modes = [trace.mode for trace in figure.data]
+    styled = _styled(figure, height=360)
+    for trace, mode in zip(styled.data, modes, strict=True):
+        trace.mode = mode
+    return styled
+
+
 def plot_temperature(metrics: dict[str, Any]) -> "Figure | None":
     """Temperature against time: faint as it was logged, bold its mean since the start."""
     curves = curves_of(metrics, "temperature")

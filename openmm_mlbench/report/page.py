@@ -13,6 +13,7 @@ from openmm_mlbench.errors import MLBenchError, ReportError
 from openmm_mlbench.files import read_json, write_text
 from openmm_mlbench.report.figures import (
     plot_bond_deviation,
+    plot_collapse,
     plot_diffusion,
     plot_drifts,
     plot_h_r,
@@ -192,6 +193,12 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             f"{'RDFs against time' if rdf else 'Bonds'} of {model}",
             f"{what}, the largest value of each interval drawn. A replica is stable until it first crosses "
             "the dashed line.",
+        )
+        add(
+            plot_collapse(metrics),
+            f"How {model} collapsed",
+            "Largest force on any atom: dots for frames, a line for every step around the first offending one, which "
+            "is at 0.",
         )
         add(
             plot_drifts(metrics),
