@@ -184,6 +184,7 @@ def _molecule(system: str) -> tuple[DatasetEntry, ...]:
 
 
 _WATER = (8, 1, 1) * 64
+_LIPS = (3,) * 27 + (15,) * 12 + (16,) * 44
 _ALANINE_DIPEPTIDE = (1, 6, 1, 1, 6, 8, 7, 1, 6, 1, 6, 1, 1, 1, 6, 8, 7, 1, 6, 1, 1, 1)
 _MDSIM_SOURCE = "Fu et al., Forces are not Enough, TMLR 2023; data: Zenodo 7196767"
 
@@ -253,6 +254,21 @@ DATASETS = (
         level_of_theory="PBE0-TS",
         source="github deepmodeling/deepmd-kit, examples/water, LGPL-3.0",
         periodic=True,
+    ),
+    DatasetEntry(
+        name="lips",
+        system="lips",
+        atomic_numbers=_LIPS,
+        files=(
+            DataFile(place="data", path="lips.npz", reader="plain"),
+            DataFile(place="fetched", path="lips/lips.xyz", reader="extxyz"),
+        ),
+        splits=((19000, 1000, 5000), (900, 50, 127)),
+        summary="real frames of Li6.75P3S11, PBE, 520 K",
+        level_of_theory="PBE, VASP",
+        source="Batzner et al., Nat. Commun. 13, 2453 (2022), Materials Cloud doi 10.24435/materialscloud:s0-5n, CC-BY-4.0",
+        periodic=True,
+        interval_fs=2.0,
     ),
     DatasetEntry(
         name="alanine-dipeptide-explicit",
