@@ -64,17 +64,20 @@ def join_molecules(
     Returns:
         (n_frames, n_atoms, 3); the first atoms keep their place.
 
-    Raises:
-        DataError: a bond is longer than half the cell in some frame: there are no molecules.
     """
     whole = np.array(positions, dtype=np.float64)
     if len(bonds) == 0:
         return whole
+    # All bonds of one distance from the roots at a time.
+    depth = np.zeros(whole.shape[1], dtype=np.int64)
+    for first, second in bonds:
+        depth[second] = depth[first] + 1
+    levels = [bonds[depth[bonds[:, 1]] == level] for level in range(1, depth.max() + 1)]
     for start in range(0, len(whole), _CHUNK):
         part, boxes = whole[start : start + _CHUNK], cells[start : start + _CHUNK]
-        vectors = nearest_images(part[:, bonds[:, 1]] - part[:, bonds[:, 0]], boxes)
-        for (first, second), vector in zip(bonds, vectors.swapaxes(0, 1), strict=True):
-            part[:, second] = part[:, first] + vector
+        for level in levels:
+            first = part[:, level[:, 0]]
+            part[:, level[:, 1]] = first + nearest_images(part[:, level[:, 1]] - first, boxes)
     return whole
 
 
