@@ -13,7 +13,13 @@ import torch
 
 from openmm_mlbench import __version__
 from openmm_mlbench.analysis import analyze
-from openmm_mlbench.data.datasets import default_split, find_dataset, load_dataset, system_of
+from openmm_mlbench.data.datasets import (
+    default_split,
+    find_dataset,
+    list_datasets,
+    load_dataset,
+    system_of,
+)
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError, ModelError, PotentialError, SimulationError
@@ -87,15 +93,34 @@ def data_of(card: Card, data: str | Path | None = None) -> ModelData:
         except DataError as error:
             if data is not None:
                 raise
-            shipped = load_dataset(f"{system_of(name)}-gfn2")
+            beside = _shipped_beside(name)
+            if beside is None:
+                raise
+            shipped = load_dataset(beside)
             test = shipped.select(default_split(shipped.name, shipped).test)
             note = f"starting from {shipped.name} frames, because {error}"
             return ModelData(frames=test, own=False, note=note)
-    split = split_of(card, frames)
+    try:
+        split = split_of(card, frames)
+    except DataError as error:
+        if data is not None:
+            raise
+        # A data set can be at hand in another size than the model was trained on.
+        test = frames.select(default_split(name, frames).test)
+        return ModelData(frames=test, own=False, note=f"starting from other frames of {name}, because {error}")
     if len(split.test) == 0:
         note = f"starting from validation frames: the split of {name} left none to test"
         return ModelData(frames=frames.select(split.validation), own=False, note=note)
     return ModelData(frames=frames.select(split.test), own=True, note="")
+
+
+def _shipped_beside(name: str) -> str | None:
+    """A shipped data set of the same system, with the same bonds held rigid, or None."""
+    wanted = find_dataset(name)
+    for entry in list_datasets():
+        if (entry.system, entry.constraints) == (wanted.system, wanted.constraints) and entry.shipped:
+            return entry.name
+    return None
 
 
 def _is_named(name: str) -> bool:

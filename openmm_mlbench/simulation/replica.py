@@ -67,7 +67,9 @@ class ForceProvider(Interface):
     provider is pickled and made again in each process.
     """
 
-    description: dict[str, Any]
+    @property
+    def description(self) -> dict[str, Any]:
+        """Of the model, for the run's record."""
 
     def create_system(self, topology: Any, *, constraints: Any = None) -> Any:
         """An OpenMM System for this OpenMM Topology."""
