@@ -596,16 +596,16 @@ def run(*arguments):
     return 0
 
 
-def ethanol_npz():
+def ethanol_npz(repeat=1):
     frames = load_dataset("ethanol-gfn2")
     buffer = io.BytesIO()
     factor = 23.060548
     np.savez(
         buffer,
         z=frames.atomic_numbers,
-        R=frames.positions[:20],
-        E=frames.energies[:20, None] * factor,
-        F=frames.forces[:20] * factor,
+        R=np.tile(frames.positions[:20], (repeat, 1, 1)),
+        E=np.tile(frames.energies[:20, None], (repeat, 1)) * factor,
+        F=np.tile(frames.forces[:20], (repeat, 1, 1)) * factor,
     )
     return buffer.getvalue()
 
@@ -637,6 +637,23 @@ def test_fetched_data_are_found_by_name(server, tmp_path, monkeypatch, capsys):
     assert run("data", "inspect", "ethanol", "--data", str(cached)) == 0
     assert run("data", "fetch", "ethanol", "--to", str(tmp_path / "to")) == 0
     assert (tmp_path / "to" / "md17-ethanol" / "md17_ethanol.npz").is_file()
+
+
+def test_model_starts_from_the_official_file_too(tmp_path, monkeypatch):
+    """The shipped model was trained on a subset; the whole of MD17 in the cache must not stop it."""
+    from openmm_mlbench.export.archive import find_archive
+    from openmm_mlbench.workflow import data_of
+
+    monkeypatch.setenv("MLBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("MLBENCH_DATA", str(tmp_path / "nothing"))
+    (tmp_path / "md17-ethanol").mkdir()
+    (tmp_path / "md17-ethanol" / "md17_ethanol.npz").write_bytes(ethanol_npz(repeat=150))
+    card = find_archive("ethanol/schnet").card
+    start = data_of(card)
+    assert (start.own, start.frames.n_frames, start.frames.name) == (False, 1000, "ethanol")
+    assert "starting from other frames of ethanol, because" in start.note
+    with pytest.raises(DataError, match="not the frames that the model was trained on"):
+        data_of(card, tmp_path / "md17-ethanol" / "md17_ethanol.npz")
 
 
 def test_command_lists_and_refuses(capsys, tmp_path, monkeypatch):
