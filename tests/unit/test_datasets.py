@@ -14,6 +14,7 @@ from openmm_mlbench.data.datasets import (
     data_folder,
     dataset_path,
     default_split,
+    find_dataset,
     list_datasets,
     load_dataset,
     system_of,
@@ -50,20 +51,23 @@ def test_entries_fit_their_systems(entry):
     assert topology.atomic_numbers.tolist() == list(entry.atomic_numbers)
 
 
-def test_shipped_data():
-    frames = load_dataset("ethanol-gfn2")
-    assert frames.n_frames == 1500
-    assert frames.atomic_numbers.tolist() == [6, 6, 8, 1, 1, 1, 1, 1, 1]
+@pytest.mark.parametrize("name", [entry.name for entry in list_datasets() if entry.name.endswith("-gfn2")])
+def test_shipped_data_of_molecules(name):
+    frames, entry = load_dataset(name), find_dataset(name)
+    assert frames.n_frames == sum(entry.split)
+    assert frames.atomic_numbers.tolist() == list(entry.atomic_numbers)
     assert frames.level_of_theory == "GFN2-xTB"
     np.testing.assert_array_equal(np.diff(frames.frame_indices), 4)  # 0.2 ps in frames of 50 fs
-    # The harmonic estimate of the spread at 500 K: sqrt((3 N - 6) / 2) kT = 0.14 eV.
-    assert frames.energies.std() == pytest.approx(np.sqrt(21 / 2) * 8.617333e-5 * 500, rel=0.05)
+    # The harmonic estimate of the spread at 500 K: sqrt((3 N - 6) / 2) kT = 0.14 eV for ethanol.
+    spread_eV = np.sqrt((3 * frames.n_atoms - 6) / 2) * 8.617333e-5 * 500
+    assert frames.energies.std() == pytest.approx(spread_eV, rel=0.07)
     # No net force or torque on an isolated molecule.
     torque = np.cross(frames.positions, frames.forces).sum(axis=1)
     assert np.abs(frames.forces.sum(axis=1)).max() < 1e-5
-    assert np.abs(torque).max() < 1e-5
-    provenance = read_provenance(dataset_path("ethanol-gfn2"))
-    assert (provenance["seed"], provenance["length_ps"], provenance["temperature_K"]) == (0, 300.0, 500.0)
+    assert np.abs(torque).max() < 3e-5
+    provenance = read_provenance(dataset_path(name))
+    assert (provenance["seed"], provenance["temperature_K"]) == (0, 500.0)
+    assert provenance["length_ps"] == pytest.approx(0.2 * frames.n_frames)
 
 
 def test_default_split_of_shipped_data():
