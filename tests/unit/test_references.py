@@ -191,6 +191,22 @@ def test_bond_lengths_of_ethanol():
         )
 
 
+@pytest.mark.parametrize("molecule", ["ethanol", "salicylic-acid"])
+def test_references_in_a_true_ensemble(molecule):
+    """Of a kernel model with MD17's labels: the same molecule, colder than MD17's frames, so sharper and shorter."""
+    canonical, frames = load_canonical_reference(molecule), load_reference(molecule)
+    assert canonical.temperature_K == 500.0
+    assert "PBE+vdW-TS" in canonical.level_of_theory
+    assert f"--model sgdml-{molecule}" in canonical.method
+    assert canonical.length_ps == 300.0
+    assert canonical.bonds.tolist() == frames.bonds.tolist()
+    assert np.abs(canonical.bond_lengths_A - frames.bond_lengths_A).max() < 0.01
+    assert canonical.density.max() > frames.density.max()
+    # Anharmonic bonds are longer in hotter frames.
+    assert (canonical.bond_lengths_A < frames.bond_lengths_A).mean() > 0.8
+    assert load_canonical_reference(f"{molecule}-gfn2") is None
+
+
 def test_shipped_reference_belongs_to_the_shipped_data():
     """The 1,500 labelled frames are every fourth of the 6,000 behind the reference."""
     reference, frames = load_reference("ethanol-gfn2"), load_dataset("ethanol-gfn2")
