@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from mdsim_files import BOX_A, alanine_table, npy, water_table
 
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.data.datasets import data_folder, load_dataset
@@ -37,14 +38,6 @@ ARRAYS = {
     "fraction": 0.25,
     "title": "water",
 }
-
-
-def npy(path, value, protocol=4):
-    """Write like numpy.save, in any protocol."""
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
-        pickle.dump(np.array(value, dtype=object), file, protocol=protocol)
-    return path
 
 
 def raw(path, pickled):
@@ -292,24 +285,6 @@ def test_large_file_costs_no_memory(tmp_path):
 
 # --- water ----------------------------------------------------------------------------------------
 
-BOX_A = 12.44288
-
-
-def water_table(n_frames=5, seed=0):
-    """MDsim's dictionary, made of the shipped structure, wrapped, in kcal/mol."""
-    topology, positions = read_structure(asset_path("systems", "water", "topology.pdb"))
-    rng = np.random.Generator(np.random.PCG64(seed))
-    frames = positions + rng.normal(scale=0.02, size=(n_frames, *positions.shape))
-    return {
-        "wrapped_coords": np.mod(frames, BOX_A),
-        "unwrapped_coords": frames,
-        "forces": rng.normal(scale=20.0, size=frames.shape),
-        "energy": rng.normal(-500.0, 5.0, size=n_frames),
-        "atom_types": topology.atomic_numbers,
-        "lengths": np.full(3, BOX_A),
-        "angles": np.full(3, 90.0),
-    }
-
 
 def test_water(tmp_path):
     table = water_table()
@@ -428,19 +403,6 @@ def test_other_water_is_not_ours(tmp_path):
 
 
 # --- alanine dipeptide ----------------------------------------------------------------------------
-
-
-def alanine_table(n_frames=4, shift=0.0):
-    topology, positions = read_structure(asset_path("systems", "alanine-dipeptide", "topology.pdb"))
-    rng = np.random.Generator(np.random.PCG64(1))
-    frames = positions + shift + rng.normal(scale=0.02, size=(n_frames, *positions.shape))
-    return {
-        "pos": frames.astype(np.float32),
-        "force": rng.normal(scale=20.0, size=frames.shape).astype(np.float32),
-        "atomic_number": topology.atomic_numbers,
-        "lengths": np.full((n_frames, 3), 33.0),
-        "angles": np.full((n_frames, 3), 90.0),
-    }
 
 
 def test_alanine_dipeptide(tmp_path):
