@@ -142,7 +142,7 @@ def run_protocol(
             raise disk_error(out, error, "at its start") from error
         if resume and bias is not None and bias.walkers == "shared":
             cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)])
-        tasks = _tasks(out, plan, provider, threads=threads, resume=resume)
+        tasks = _tasks(out, plan, provider, topology, threads=threads, resume=resume)
         if min(jobs, n_replicas) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)
         else:
@@ -157,9 +157,10 @@ def run_protocol(
 
 
 def _tasks(
-    out: Path, plan: Plan, provider: ForceProvider, *, threads: int, resume: bool
+    out: Path, plan: Plan, provider: ForceProvider, topology: Any, *, threads: int, resume: bool
 ) -> list[ReplicaTask]:
-    starts = [start_configuration(plan.frames, int(place)) for place in plan.places]
+    bonds = np.array([[bond[0].index, bond[1].index] for bond in topology.bonds()], dtype=np.int64)
+    starts = [start_configuration(plan.frames, int(place), bonds) for place in plan.places]
     return [
         ReplicaTask(
             replica=replica,

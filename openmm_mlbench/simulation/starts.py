@@ -6,8 +6,9 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_mlbench.cells import reduce_cell
+from openmm_mlbench.cells import cell_heights, reduce_cell
 from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.data.whole import bond_tree, join_molecules
 from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.seeds import choose_start_frames
@@ -73,8 +74,16 @@ def choose_starts(protocol: Protocol, frames: Frames, n_replicas: int) -> NDArra
     return choose_start_frames(frames.n_frames, n_replicas, protocol.seed)
 
 
-def start_configuration(frames: Frames, place: int) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+def start_configuration(
+    frames: Frames, place: int, bonds: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Positions (n_atoms, 3) and box vectors (3, 3), nm, of a frame; both turned where OpenMM's form asks for it.
+
+    Args:
+        frames: of the system.
+        place: which one.
+        bonds: (n_bonds, 2) of the topology: molecules that the cell cuts are made whole along them, without
+            which forces of bonds and the barostat would go wrong.
 
     Raises:
         SimulationError: the frame's cell has no volume.
@@ -86,4 +95,9 @@ def start_configuration(frames: Frames, place: int) -> tuple[NDArray[np.float64]
         box_nm, positions_nm = reduce_cell(frames.cells[place] * NM_PER_ANGSTROM, positions_nm)
     except MLBenchError as error:
         raise SimulationError(f"{frames.name}, frame {place}: {error}") from error
+    if bonds is not None and len(bonds):
+        vectors = positions_nm[bonds[:, 1]] - positions_nm[bonds[:, 0]]
+        if (np.linalg.norm(vectors, axis=1) > 0.4 * cell_heights(box_nm[None]).min()).any():
+            tree = bond_tree(bonds, frames.n_atoms)
+            positions_nm = join_molecules(positions_nm[None], box_nm[None], tree)[0]
     return positions_nm, box_nm

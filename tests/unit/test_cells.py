@@ -87,6 +87,21 @@ def test_energies_do_not_depend_on_how_a_cell_lies_in_space(tmp_path):
     assert energies[1] == pytest.approx(energies[0], abs=1e-8)
 
 
+def test_start_frames_have_whole_molecules():
+    frames = argon.frames(LIPS)
+    bonds = np.array([[0, 1], [1, 2], [5, 4]])
+    # Any image of any atom.
+    images = np.random.default_rng(1).integers(-2, 3, (frames.n_atoms, 3)) @ LIPS
+    scattered = argon.dataclasses.replace(frames, positions=frames.positions + images)
+    positions_nm, _ = start_configuration(scattered, 0, bonds)
+    vectors = 10 * (positions_nm[bonds[:, 1]] - positions_nm[bonds[:, 0]])
+    nearest = distances(frames.positions[0], LIPS)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [nearest[i, j] for i, j in bonds], atol=1e-9)
+    # Without bonds, and for whole molecules, nothing moves.
+    whole, _ = start_configuration(frames, 0, np.array([[0, 1]]))
+    assert np.array_equal(whole, start_configuration(frames, 0)[0])
+
+
 def test_bonds_across_the_boundary():
     """A chain of four carbon atoms, 1.5 A apart, that leaves a cell through its face."""
     cell = LIPS
