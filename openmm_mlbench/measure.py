@@ -172,7 +172,8 @@ def _shipped_reference(name: Path, observable: str, mode: str) -> Path:
         ) from error
     if found is None:
         raise MetricError(
-            f"data set {name} ships no {observable or 'such'} reference of mode {mode}; give a file, or --mode paper"
+            f"data set {name} ships no {observable} reference"
+            + ("; give a file" if mode == "paper" else f" of mode {mode}; give a file, or --mode paper")
         )
     return found
 
@@ -323,7 +324,7 @@ def distances(
         r_max_A=parse_length(r_max, "r_max"),
         n_bins=bins,
         mode=mode,
-        reference=_reference(reference, reference_interval, source),
+        reference=_reference(reference, reference_interval, source, "h_r", mode),
     )
     _finish(measured, json, plot)
 

@@ -422,11 +422,11 @@ def reference_file(dataset: str, observable: str, mode: str = "paper") -> Path |
     """The shipped JSON of ``measure OBSERVABLE`` that a data set's models are compared with.
 
     It lies at ``systems/<system>/references/<dataset>-<observable>.json``, with ``-mdsim``
-    before the ending for that mode.
+    before the ending for that mode; h(r) at ``<dataset>.json``, which serves both modes.
 
     Args:
-        dataset: name of a data set.
-        observable: ``rdf``, ``diffusivity`` or ``free-energy``.
+        dataset: name of a data set; for h(r) also of a canonical reference, ``ethanol-sgdml``.
+        observable: ``rdf``, ``diffusivity``, ``free-energy`` or ``h_r``.
         mode: ``paper`` or ``mdsim``.
 
     Returns:
@@ -435,7 +435,16 @@ def reference_file(dataset: str, observable: str, mode: str = "paper") -> Path |
     Raises:
         DataError: the data set is not known by name.
     """
+    if observable == "h_r":
+        return _h_r_file(dataset)
     owner = SAME_POTENTIAL.get(dataset, dataset)
     ending = "" if mode == "paper" else f"-{mode}"
     path = asset_path("systems", system_of(dataset), "references", f"{owner}-{observable}{ending}.json")
+    return path if path.is_file() else None
+
+
+def _h_r_file(name: str) -> Path | None:
+    canonical = {reference: dataset for dataset, reference in CANONICAL.items()}
+    system = system_of(canonical.get(name, name))
+    path = asset_path("systems", system, "references", f"{SAME_GEOMETRIES.get(name, name)}.json")
     return path if path.is_file() else None

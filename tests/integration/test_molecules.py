@@ -12,10 +12,12 @@ from openmm_mlbench.data.datasets import data_folder, dataset_path, load_dataset
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.reference_potentials import find_reference_potential
-from openmm_mlbench.references import Reference, load_canonical_reference
+from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.run_reference import reference_from_run
 from openmm_mlbench.simulation.runner import run_protocol
+from openmm_mlbench.topology import read_topology
+from openmm_mlbench.trajectory import read_dcd
 
 MOLECULES = ("aspirin", "ethanol", "naphthalene", "salicylic-acid")
 # Force MAE of the kernel models, meV/A.
@@ -162,3 +164,23 @@ def test_what_cannot_be_a_reference(finished, tmp_path):
             reference_from_run(finished, dataset="toy")
     finally:
         status.write_text(before)
+
+
+def test_measured_against_the_reference_of_a_data_set(finished, capsys):
+    """The same number as in the analysis of a run: here of another potential, so far off."""
+    asked = (
+        "measure", "distances", "--trajectory", finished / "replica-0" / "trajectory.dcd",
+        "--topology", finished / "topology.pdb", "--frame-interval", "50fs", "--reference",
+    )  # fmt: skip
+    positions = read_dcd(
+        finished / "replica-0" / "trajectory.dcd", read_topology(finished / "topology.pdb"), 0.05
+    )
+    for name, reference in (
+        ("ethanol-gfn2", load_reference("ethanol-gfn2")),
+        ("ethanol-rmd17", load_reference("ethanol")),
+        ("ethanol-sgdml", load_canonical_reference("ethanol")),
+    ):
+        row = succeed(capsys, *asked, name).splitlines()[-1].split()
+        assert row[:2] == ["h_r_mae", "ok"]
+        assert float(row[2]) == pytest.approx(reference.h_r_mae(positions.positions_A), rel=1e-3)
+    assert "ships no h_r reference; give a file" in fail(capsys, *asked, "water-1k")
