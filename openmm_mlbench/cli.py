@@ -80,8 +80,9 @@ def systems() -> None:
 
 @app.command()
 def models() -> None:
-    """List the shipped models."""
+    """List the shipped models, and the potentials behind data sets, which run in their place."""
     from openmm_mlbench.export.archive import describe, find_archive, list_archives
+    from openmm_mlbench.reference_potentials import REFERENCE_POTENTIALS, find_reference_potential
 
     rows = []
     for name in list_archives():
@@ -98,6 +99,15 @@ def models() -> None:
             ]
         )
     _print_table(["model", "parameters", "kind", "cutoff / A", "training frames", "force MAE / meV/A"], rows)
+    print()
+    potentials = []
+    for name in REFERENCE_POTENTIALS:
+        try:
+            p = find_reference_potential(name)
+            potentials.append([p.id, p.system, p.dataset or "-", p.summary])
+        except MLBenchError as error:  # one that is broken does not hide the others
+            potentials.append([name, "-", "-", str(error)])
+    _print_table(["reference potential", "system", "data set", "what"], potentials)
 
 
 @protocols_app.callback()
@@ -493,7 +503,7 @@ def check(
 @app.command()
 def simulate(
     protocol: Annotated[str, typer.Argument(help="Name of a protocol, or an XML file.")],
-    model: Annotated[str, typer.Option(help="Id of a shipped model, or a .pt file.")],
+    model: Annotated[str, typer.Option(help="Id of a shipped model or reference potential, or a .pt file.")],
     out: OutOption,
     variant: VariantOption = None,
     replicas: Annotated[int | None, typer.Option(help="Runs; the protocol's number if not given.")] = None,
@@ -605,7 +615,7 @@ def export_openmm(
     from openmm_mlbench.openmm_export import export_openmm as write
     from openmm_mlbench.potential import Potential
     from openmm_mlbench.protocol import load_protocol
-    from openmm_mlbench.units import NM_PER_ANGSTROM
+    from openmm_mlbench.simulation.starts import start_configuration
     from openmm_mlbench.workflow import start_of
 
     potential = Potential.load(model)
@@ -613,8 +623,8 @@ def export_openmm(
     start = start_of(chosen, potential, data)
     if start.note:
         _say(start.note)
-    positions = start.frames.positions[0] * NM_PER_ANGSTROM
-    print(write(chosen, potential, positions, out, length_ps=length, platform=platform))
+    positions, box = start_configuration(start.frames, 0)
+    print(write(chosen, potential, positions, out, length_ps=length, platform=platform, box_nm=box))
 
 
 @app.command()

@@ -54,6 +54,7 @@ def export_openmm(
     length_ps: float | None = None,
     platform: str = "auto",
     seed: int | None = None,
+    box_nm: "np.ndarray | None" = None,
 ) -> Path:
     """Write everything that plain OpenMM needs to run the first replica of a protocol.
 
@@ -65,6 +66,7 @@ def export_openmm(
         length_ps: of the script's run; the protocol's if None.
         platform: for the script, or ``auto``.
         seed: instead of the protocol's.
+        box_nm: (3, 3), rows are box vectors, instead of those of the structure.
 
     Returns:
         The path of the script.
@@ -81,9 +83,10 @@ def export_openmm(
             f"protocol {protocol.name} has metadynamics, which a plain OpenMM script would silently leave out; "
             "export a variant without it, such as alanine-dipeptide-unbiased"
         )
+    from openmm_mlbench.simulation.barostat import add_barostat, seed_barostat
     from openmm_mlbench.simulation.momenta import draw_velocities
     from openmm_mlbench.simulation.platforms import choose_platform
-    from openmm_mlbench.simulation.seeds import integrator_seed, velocity_generator
+    from openmm_mlbench.simulation.seeds import barostat_seed, integrator_seed, velocity_generator
 
     folder = Path(out)
     script = folder / "run.py"
@@ -98,6 +101,9 @@ def export_openmm(
         )
     constraints = {"none": None, "h-bonds": app.HBonds}[protocol.constraints]
     system = potential.create_system(pdb.topology, constraints=constraints, driver="torchforce")
+    if protocol.ensemble == "NPT":
+        add_barostat(system, protocol, pdb.topology, potential.description)
+        seed_barostat(system, barostat_seed(seed, 0))
     integrator = protocol.make_integrator(integrator_seed(seed, 0))
     chosen = choose_platform(platform, system)
     masses = np.array(
@@ -106,6 +112,8 @@ def export_openmm(
     context = openmm.Context(
         system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
     )
+    if box_nm is not None and system.usesPeriodicBoundaryConditions():
+        context.setPeriodicBoxVectors(*box_nm)
     context.setPositions(positions_nm)
     context.setVelocities(draw_velocities(masses, protocol.temperature_K, velocity_generator(seed, 0)))
     if system.getNumConstraints():
