@@ -22,6 +22,7 @@ from openmm_mlbench import __version__, cli, workflow
 from openmm_mlbench.data.readers import read_npz, write_npz
 from openmm_mlbench.export.archive import list_archives, read_card
 from openmm_mlbench.protocol import load_protocol
+from openmm_mlbench.reference_potentials import REFERENCE_POTENTIALS
 from openmm_mlbench.workflow import DEMO_MODELS
 
 
@@ -116,8 +117,8 @@ def test_lists(capsys):
     assert "ethanol-gfn2" in succeed(capsys, "systems")
     assert "langevin" in succeed(capsys, "protocols")
     lines = succeed(capsys, "models").splitlines()
-    assert len(lines) == 1 + len(list_archives())
-    for name in list_archives():
+    assert len(lines) == 1 + len(list_archives()) + 2 + len(REFERENCE_POTENTIALS)
+    for name in (*list_archives(), *REFERENCE_POTENTIALS):
         assert any(line.startswith(name) for line in lines)
 
 
