@@ -42,7 +42,7 @@ import test_metadynamics as shared
 
 if __name__ == "__main__":
     out, backend, variant, pace, length_ps, walkers = sys.argv[1:]
-    shared.run(out, backend, variant, int(pace), float(length_ps), walkers=walkers, resume=True)
+    shared.run(out, backend, variant or None, int(pace), float(length_ps), walkers=walkers, resume=True)
 """
 
 
@@ -96,7 +96,8 @@ def kill_at_random_moments(folder, n_kills, **options):
     generator = np.random.default_rng()
     states = []
     for moment in sorted(generator.uniform(0.02 * whole, 0.95 * whole, n_kills)):
-        command = [sys.executable, str(script), str(out), *map(str, options.values())]
+        values = ["" if value is None else str(value) for value in options.values()]
+        command = [sys.executable, str(script), str(out), *values]
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         while process.poll() is None:
             if sum(size(out / f"replica-{i}" / "log.csv") for i in range(2)) >= moment:

@@ -23,6 +23,8 @@ from openmm_mlbench.simulation.run_folder import WALKERS as WALKERS_FOLDER
 
 SCRIPT = "plumed.dat"
 LOG = "plumed.log"
+# PlumedForce::setLogStream(FILE*) as g++ and clang on Linux spell it.
+_SET_LOG_STREAM = "_ZN12PlumedPlugin11PlumedForce12setLogStreamEP8_IO_FILE"
 
 
 def off_phase(pace_steps: int, steps_per_frame: int) -> int:
@@ -141,11 +143,19 @@ class PlumedBias:
         force = PlumedForce(self.script)
         force.setTemperature(self.temperature_K)
         force.setRestart(self.restart)
+        self.stream = _log_into(force, self.folder / LOG)
         system.addForce(force)
 
-    def log(self) -> Any:
-        """A context in which PLUMED's log, which goes to the standard output, is kept in a file."""
-        return _output_into(self.folder / LOG)
+    @contextmanager
+    def log(self) -> Iterator[None]:
+        """Keep what PLUMED says while it starts; later it only repeats, at every step, that there is no box."""
+        if self.stream is None:
+            with _output_into(self.folder / LOG):
+                yield
+            return
+        yield
+        # PLUMED holds on to the stream, so that it is never closed.
+        _libc().freopen(os.fsencode(os.devnull), b"w", self.stream)
 
     def begin(self, context: Any) -> None:
         """Take up the bias in a Context that stands at start or checkpoint."""
@@ -183,6 +193,34 @@ def _share(folder: Path, walkers: list[Path]) -> tuple[Path, int, int]:
             with suppress(FileExistsError):
                 link.symlink_to(Path("..") / walker.name / HILLS)
     return where, len(walkers), walkers.index(folder)
+
+
+def _libc() -> Any:
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = libc.freopen.restype = ctypes.c_void_p
+    libc.freopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
+    return libc
+
+
+def _log_into(force: Any, path: Path) -> int | None:
+    """Give a PlumedForce a log of its own; None where the plugin has no way to.
+
+    Its C++ class has setLogStream, its Python wrapper has not, and its log is the standard output.
+    """
+    import openmmplumed
+
+    try:
+        plugin = ctypes.CDLL(openmmplumed._openmmplumed.__file__)  # noqa: SLF001 - the library behind it
+        set_log_stream = getattr(plugin, _SET_LOG_STREAM)
+    except (AttributeError, OSError):
+        return None
+    stream: int | None = _libc().fopen(os.fsencode(path), b"a")
+    if stream is None:
+        raise OSError(ctypes.get_errno(), "cannot be opened", str(path))
+    set_log_stream.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    set_log_stream.restype = None
+    set_log_stream(int(force.this), stream)
+    return stream
 
 
 @contextmanager
