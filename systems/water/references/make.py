@@ -43,12 +43,23 @@ def main(potential: str, *runs: str) -> None:
             platform="CPU",
             resume=Path(folder).exists(),
         )
-    commands = [
+    write_observables(potential, Path(runs[0]))
+    write_temperatures(potential, [Path(folder) for folder in runs])
+
+
+def commands(potential: str) -> list[str]:
+    """What made the two runs."""
+    return [
         f"openmm-mlbench simulate {name} --model {potential} --length {length:g} --replicas 1 --platform CPU -o RUN"
         for name, length in LENGTHS_PS.items()
     ]
-    source = source_of(Path(runs[0]))
-    provenance = {"commands": commands[:1], "script": "make.py", **facts(Path(runs[0]))}
+
+
+def write_observables(potential: str, run: Path) -> None:
+    """RDFs and diffusivity, in both modes."""
+    dataset = find_model(potential).dataset
+    source = source_of(run)
+    provenance = {"commands": commands(potential)[:1], "script": "make.py", **facts(run)}
     oxygens = source.topology.select("element O")
     for mode, ending in (("paper", ""), ("mdsim", "-mdsim")):
         pairs = source.topology.pairs("O-O,H-H,H-O")
@@ -58,7 +69,7 @@ def main(potential: str, *runs: str) -> None:
         if mode == "paper":
             corrected = DiffusivityOptions(lag_ps=LAG_PS, viscosity_mPa_s=VISCOSITY_MPA_S)
             estimate = measure_diffusivity(source, oxygens, corrected).measurement.as_json()
-            provenance["finite_size_correction"] = {
+            diffusivity["inputs"]["finite_size_correction"] = {
                 "method": "Yeh and Hummer (2004), with the published viscosity of SPC/Fw",
                 "viscosity_mPa_s": VISCOSITY_MPA_S,
                 "correction_1e-9_m2_s": estimate["results"][-1]["value"],
@@ -67,10 +78,21 @@ def main(potential: str, *runs: str) -> None:
         else:
             # Blocks serve the noise floor, which is read from the other file.
             rdf["curves"] = {name: line for name, line in rdf["curves"].items() if "block" not in name}
-        save(f"{model.dataset}-rdf{ending}", rdf, provenance)
-        save(f"{model.dataset}-diffusivity{ending}", diffusivity, provenance)
-    temperatures = {name: temperature_of(Path(folder)) for name, folder in zip(LENGTHS_PS, runs, strict=True)}
-    save(f"{model.dataset}-temperature", {"temperature": temperatures, "inputs": {}}, {"commands": commands})
+        save(f"{dataset}-rdf{ending}", rdf, provenance)
+        save(f"{dataset}-diffusivity{ending}", diffusivity, provenance)
+
+
+def write_temperatures(potential: str, runs: list[Path]) -> None:
+    """Means of both runs, with standard errors."""
+    record = {
+        "temperature": {name: temperature_of(run) for name, run in zip(LENGTHS_PS, runs, strict=True)},
+        "inputs": {},
+    }
+    save(
+        f"{find_model(potential).dataset}-temperature",
+        record,
+        {"commands": commands(potential), "script": "make.py"},
+    )
 
 
 def source_of(run: Path) -> Source:
@@ -105,7 +127,7 @@ def facts(run: Path) -> dict:
 def temperature_of(run: Path) -> dict:
     """Mean kinetic temperature with its standard error."""
     log = read_any_log(run / "replica-0" / "log.csv", start_ps=EQUILIBRATION_PS)
-    result, _ = temperature_result("temperature", [log["temperature_K"]])
+    result, _ = temperature_result("temperature", [log["temperature"]])
     return asdict(result) | facts(run)
 
 
