@@ -146,7 +146,7 @@ def read_npz(
         positions=positions,
         energies=find("energies", "E"),
         forces=find("forces", "F"),
-        cells=_cell_each(find("cells", "cell"), len(positions)),
+        cells=_cell_each(find("cells", "cell"), len(positions) if positions.ndim else 0),
         indices=find("frame_indices", "frame"),
         units=stated or units or OWN_UNITS,
         check=check,
@@ -514,7 +514,7 @@ def _build(
         raise DataError(
             f"{path}: atomic numbers have shape {numbers.shape}; wanted one whole number per atom"
         )
-    if positions.ndim == 2:
+    if positions.ndim != 3:
         raise DataError(f"{path}: positions have shape {positions.shape}; wanted (n_frames, n_atoms, 3)")
     if energies is not None and energies.ndim == 2 and energies.shape[1] == 1:
         energies = energies[:, 0]  # official MD17 files have (n_frames, 1)
@@ -530,6 +530,7 @@ def _build(
     if (
         cells is not None
         and cells.shape == (len(positions), 3, 3)
+        and np.isfinite(cells).all()
         and (np.abs(np.linalg.det(cells)) < 1e-6).any()
     ):
         raise DataError(f"{path}: a cell has no volume; give three independent lattice vectors, or no cells")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from openmm_mlbench.data.datasets import data_folder
-from openmm_mlbench.data.file_units import Units, check_plausible, nearest_distances
+from openmm_mlbench.data.file_units import OWN_UNITS, Units, check_plausible, nearest_distances
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.readers import (
     read_any,
@@ -612,6 +612,62 @@ def images(frames, cells=False):
             atoms.pbc = True
         atoms.calc = SinglePointCalculator(atoms, energy=frames.energies[index], forces=frames.forces[index])
         yield atoms
+
+
+def periodic_arrays():
+    """A plain npz with the short keys, as LiPS and DFT water come."""
+    frames = water_frames(cells=True)
+    return {
+        "z": frames.atomic_numbers.astype(np.uint8),
+        "R": frames.positions.astype(np.float32),
+        "E": frames.energies,
+        "F": frames.forces.astype(np.float32),
+        "cell": frames.cells[0],
+        "frame": np.array([3, 5, 8, 9], dtype=np.int32),
+        "dt_fs": np.array(2.0),
+    }
+
+
+def test_short_keys_of_periodic_data(tmp_path):
+    arrays = periodic_arrays()
+    frames = read_npz(save(tmp_path / "x.npz", arrays), units=OWN_UNITS)
+    assert frames.frame_indices.tolist() == [3, 5, 8, 9]
+    assert frames.interval_fs == 2.0
+    np.testing.assert_array_equal(frames.cells, np.broadcast_to(arrays["cell"], (4, 3, 3)))
+    each = arrays | {"cell": np.repeat(arrays["cell"][None], 4, axis=0)}
+    again = read_npz(save(tmp_path / "y.npz", each), units=OWN_UNITS)
+    assert again.content_hash() == frames.content_hash()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cell": np.ones((2, 3))}, r"cells have shape \(2, 3\)"),
+        ({"cell": np.ones(3)}, r"cells have shape \(3,\)"),
+        ({"cell": np.ones((5, 3, 3))}, "cells have shape"),
+        ({"cell": np.ones((3, 3))}, "has no volume"),
+        ({"cell": np.full((3, 3), np.nan)}, "NaN|no volume"),
+        ({"cell": np.array("x")}, "wanted real numbers"),
+        ({"frame": np.arange(3)}, "frame_indices have shape"),
+        ({"frame": np.arange(4.0)}, "frame indices have type"),
+        ({"dt_fs": np.array([1.0, 2.0])}, "wanted one number"),
+        ({"dt_fs": np.array(-1.0)}, "wanted a positive number"),
+        ({"dt_fs": np.array(np.nan)}, "wanted a positive number"),
+        ({"R": np.array(3.0)}, "positions have shape"),
+        ({"R": np.zeros((0, 3, 3))}, "positions have shape"),
+        ({"z": np.array(8)}, "wanted one whole number per atom"),
+    ],
+)
+def test_bad_periodic_data(tmp_path, change, message):
+    path = save(tmp_path / "x.npz", periodic_arrays() | change)
+    with pytest.raises(DataError, match=message) as caught:
+        read_npz(path, units=OWN_UNITS)
+    assert "\n" not in str(caught.value)
+
+
+def test_periodic_data_by_path_say_that_units_are_missing(tmp_path):
+    with pytest.raises(DataError, match="states no units"):
+        read_any(save(tmp_path / "x.npz", periodic_arrays()))
 
 
 @pytest.mark.parametrize("cells", [False, True])
