@@ -1,5 +1,6 @@
 """Where the package finds what ships beside it."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,18 @@ def test_a_checkout_is_used_as_it_lies():
 )
 def test_every_kind_is_there(kind, parts):
     assert asset_path(kind, *parts).is_file()
+
+
+def test_a_wheel_has_every_package():
+    """The list in pyproject.toml is written by hand."""
+    listed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(path.parent.relative_to(CHECKOUT).parts)
+        for path in (CHECKOUT / "openmm_mlbench").rglob("__init__.py")
+        if "_assets" not in path.parts
+    }
+    assert set(listed) == there
+    assert len(listed) == len(there)
 
 
 def test_a_wheel_comes_first(tmp_path, monkeypatch):
