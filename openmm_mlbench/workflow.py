@@ -1,5 +1,6 @@
 """The main job in a few calls: model, protocol, simulation, numbers, page."""
 
+import difflib
 import json
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.reference_potentials import (
+    REFERENCE_POTENTIALS,
     ReferencePotential,
     find_reference_potential,
     is_reference_potential,
@@ -233,7 +235,13 @@ def find_model(id_or_path: str | Path) -> Potential | ReferencePotential:
     """
     if is_reference_potential(str(id_or_path)):
         return find_reference_potential(str(id_or_path))
-    return Potential.load(id_or_path)
+    try:
+        return Potential.load(id_or_path)
+    except ModelError as error:
+        near = difflib.get_close_matches(str(id_or_path), REFERENCE_POTENTIALS, n=1)
+        if not near:
+            raise
+        raise ModelError(f"{error}; or did you mean the reference potential {near[0]}?") from error
 
 
 def start_of(
