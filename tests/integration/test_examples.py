@@ -1,7 +1,8 @@
-"""The Python in README.md and docs/ runs as it is printed."""
+"""The programs in examples/ run at toy length, and the Python in README.md and docs/ as it is printed."""
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# A few frames of each, and what must be printed of them.
+EXAMPLES = {
+    "molecule.py": (
+        ["--length", "0.1", "--replicas", "1"],
+        r"(?s)schnet.*h_r_mae: .*deeppot-se.*T_vib: .*report.html",
+    ),
+    "water.py": (["--length", "0.1", "--replicas", "1"], r"(?s)spcfw.*spcfw-mdsim.*area between them \d"),
+    "alanine_dipeptide.py": (
+        ["--length", "4", "--replicas", "2"],
+        r"(?s)2 of 2 runs finished.*F\(phi\): .*F\(psi\): ",
+    ),
+    "lips.py": (["--length", "0.1", "--replicas", "1"], r"(?s)lips\n.*lips-nve\n.*drift: "),
+    "own_molecule.py": (["--length", "0.1"], r"(?s)6 atoms, H4 C1 O1.*run 1: finished.*report.html"),
+}
 PAGES = ["README.md", "docs/installation.md", "docs/exported-model.md"]
 
 
@@ -38,3 +53,28 @@ def test_examples_run(page):
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
+
+
+def test_every_example_is_run():
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_programs_run(name, tmp_path, monkeypatch, capsys):
+    arguments, expected = EXAMPLES[name]
+    if name == "lips.py" and not (ROOT / "systems" / "lips" / "lips-fm.json").is_file():
+        pytest.skip(
+            "the classical potential of LiPS has not been fitted: systems/lips/lips-fm.json is missing"
+        )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+    assert re.search(expected, capsys.readouterr().out)
+
+
+def test_an_example_goes_on_with_what_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for length in ("0.1", "0.15"):
+        monkeypatch.setattr(sys, "argv", ["molecule.py", "--length", length, "--replicas", "1"])
+        runpy.run_path(str(ROOT / "examples" / "molecule.py"), run_name="__main__")
+        assert f"stability: {length} ps" in capsys.readouterr().out
