@@ -271,6 +271,22 @@ DATASETS = (
         interval_fs=2.0,
     ),
     DatasetEntry(
+        name="lips-fm",
+        system="lips",
+        atomic_numbers=_LIPS,
+        files=(DataFile(place="shipped", path="lips/lips-fm.npz", reader="own"),),
+        splits=((900, 50, 300),),
+        summary="classical potential force-matched to the real frames, 520 K, shipped",
+        periodic=True,
+    ),
+    _generated(
+        "alanine-dipeptide-obc",
+        "alanine-dipeptide",
+        "AMBER ff03 in implicit OBC water, rigid bonds to hydrogen, 300 K, shipped",
+        atomic_numbers=_ALANINE_DIPEPTIDE,
+        constraints="h-bonds",
+    ),
+    DatasetEntry(
         name="alanine-dipeptide-explicit",
         system="alanine-dipeptide",
         atomic_numbers=_ALANINE_DIPEPTIDE,
