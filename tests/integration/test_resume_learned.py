@@ -12,7 +12,9 @@ import time
 import fresh_models
 import harmonic_ethanol as ethanol
 import killing
+import numpy as np
 import pytest
+from openmm import app
 
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import load_protocol
@@ -65,6 +67,30 @@ def test_processes_make_no_difference(archive, tmp_path):
     run(tmp_path / "here", archive, length_ps=0.1)
     run(tmp_path / "there", archive, length_ps=0.1, jobs=2)
     assert_same(tmp_path / "there", tmp_path / "here")
+
+
+def test_constant_pressure_stopped_and_resumed(archive, tmp_path):
+    """The Context is made anew at checkpoints, and with it the network and its first calls."""
+    topology = ethanol.topology()
+    topology.setPeriodicBoxVectors(2.2 * np.eye(3))
+    with open(tmp_path / "box.pdb", "w") as file:
+        app.PDBFile.writeFile(topology, ethanol.POSITIONS, file)
+    protocol = dataclasses.replace(
+        load_protocol("ethanol-langevin"),
+        ensemble="NPT",
+        pressure_bar=1.0,
+        barostat_interval_steps=7,
+        checkpoint_interval_ps=0.1,
+        structure=str(tmp_path / "box.pdb"),
+    )
+    provider = MixedEthanol(archive, "autograd")
+    start = {"start_frames": ethanol.frames(), "replicas": 1, "platform": "Reference"}
+    run_protocol(protocol, provider, tmp_path / "whole", length_ps=0.3, **start)
+    run_protocol(protocol, provider, tmp_path / "run", length_ps=0.15, **start)
+    status = run_protocol(protocol, provider, tmp_path / "run", length_ps=0.3, resume=True, **start)[0]
+    assert (status.state, status.resume) == ("finished", "exact")
+    killing.assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert len(np.unique(ethanol.read_log(tmp_path / "run" / "replica-0")["volume_A3"])) > 3
 
 
 SCRIPT = """
