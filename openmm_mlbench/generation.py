@@ -132,6 +132,16 @@ VARIANTS = (
         make=_classical("water-spcfw-1k"),
     ),
     Variant(
+        system="lips",
+        name="fm",
+        summary="classical potential force-matched to the real frames, 520 K",
+        n_frames=1250,
+        length_ps=125.0,
+        full_n_frames=25_000,
+        full_length_ps=1000.0,
+        make=_classical("lips-fm"),
+    ),
+    Variant(
         system="alanine-dipeptide",
         name="obc",
         summary="AMBER ff03 in implicit water, rigid bonds to hydrogen, 2 fs, 300 K",

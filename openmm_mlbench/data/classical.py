@@ -1,4 +1,4 @@
-"""Data sets from classical force fields: water, and alanine dipeptide in implicit and explicit water.
+"""Data sets from classical force fields: water, LiPS, and alanine dipeptide in implicit and explicit water.
 
 Langevin-middle dynamics on the CPU or Reference platform with one thread: the seed decides
 every number.  Labels are energies and forces of the force field at the positions that are
@@ -102,6 +102,18 @@ RECIPES = {
             friction_per_ps=1.0,
             timestep_fs=1.0,
             equilibration_ps=20.0,
+        ),
+        Recipe(
+            dataset="lips-fm",
+            system="lips",
+            potential="lips-fm",
+            constraints="none",
+            solvent=0,
+            platform="Reference",
+            temperature_K=520.0,
+            friction_per_ps=1.0,
+            timestep_fs=1.0,
+            equilibration_ps=10.0,
         ),
         Recipe(
             dataset="alanine-dipeptide-obc",
@@ -290,14 +302,14 @@ def _assemble(
 
     positions = np.concatenate([part["trajectory"] for part in parts]).astype(np.float64)
     energies = np.concatenate([part["energies"] for part in parts])
-    periodic = settings.system == "water"
+    cell = exact_cell(settings.system)
     frames = Frames(
         name=settings.dataset,
         atomic_numbers=_atomic_numbers(settings.system),
         positions=positions,
         energies=None if settings.solvent else energies,
         forces=np.concatenate([part["forces"] for part in parts]).astype(np.float64),
-        cells=np.tile(np.eye(3) * WATER_CELL_A, (len(positions), 1, 1)) if periodic else None,
+        cells=None if cell is None else np.tile(cell, (len(positions), 1, 1)),
         frame_indices=np.arange(len(positions), dtype=np.int64),
         interval_fs=settings.interval_fs,
         constraints=settings.constraints,
@@ -307,6 +319,13 @@ def _assemble(
     )
     write_npz(frames, out, single=True, compressed=True, provenance=json.dumps(provenance, sort_keys=True))
     return ClassicalRun(frames=frames, provenance=provenance, path=out)
+
+
+def exact_cell(system: str) -> NDArray[np.float64] | None:
+    """The cell (3, 3), A, of a system's data in full precision, or None: it has none, or it changes."""
+    from openmm_mlbench.reference_potentials.lips import CELL_A
+
+    return {"water": np.eye(3) * WATER_CELL_A, "lips": np.array(CELL_A)}.get(system)
 
 
 def _atomic_numbers(system: str) -> NDArray[np.int64]:
@@ -322,13 +341,13 @@ def round_to(values: NDArray[np.float64], step: float) -> NDArray[np.float32]:
 
 
 class _Dynamics:
-    """Langevin dynamics of one molecule in open space, or of whole molecules in the cell of water."""
+    """Langevin dynamics of one molecule in open space, of water in its cell, or of a solid."""
 
     def __init__(self, settings: ClassicalSettings, potential: ReferencePotential) -> None:
         from openmm import app
 
         self.settings = settings
-        self.periodic = settings.system == "water"
+        self.cell_A = exact_cell(settings.system)
         pdb = app.PDBFile(str(structure_path(settings.system)))
         self.topology = pdb.topology
         self.start_nm = _numbers(pdb.getPositions(asNumpy=True))
@@ -336,8 +355,8 @@ class _Dynamics:
         self._prepare(potential)
         rigid = app.HBonds if settings.constraints == "h-bonds" else None
         self.system = potential.create_system(self.topology, constraints=rigid)
-        if self.periodic:
-            self.system.setDefaultPeriodicBoxVectors(*(np.eye(3) * WATER_CELL_A * NM_PER_ANGSTROM))
+        if self.cell_A is not None:
+            self.system.setDefaultPeriodicBoxVectors(*(self.cell_A * NM_PER_ANGSTROM))
         self._add_forces()
         self.context = self._new_context()
         self._labels: Any = None
@@ -420,12 +439,16 @@ class _Dynamics:
         return stored, float(_numbers(state.getPotentialEnergy())), _numbers(state.getForces(asNumpy=True))
 
     def _stored(self, positions_nm: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Whole molecules in the cell, or one molecule around its centre of mass, A.
+        """Atoms or whole molecules in the cell, or one molecule around its centre of mass, A.
 
         Positions of constrained molecules are not rounded: their bond lengths must be.
         """
         positions_A = positions_nm * ANGSTROM_PER_NM
-        if self.periodic:
+        if self.settings.system == "lips":
+            assert self.cell_A is not None
+            fractional = positions_A @ np.linalg.inv(self.cell_A)
+            positions_A = positions_A - np.floor(fractional) @ self.cell_A
+        elif self.cell_A is not None:
             oxygens = positions_A.reshape(-1, 3, 3)[:, :1]
             positions_A = (
                 positions_A.reshape(-1, 3, 3) - WATER_CELL_A * np.floor(oxygens / WATER_CELL_A)

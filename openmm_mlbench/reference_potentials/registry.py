@@ -12,6 +12,7 @@ REFERENCE_POTENTIALS = {
     "spcfw-mdsim": "openmm_mlbench.reference_potentials.water",
     "amber03-obc": "openmm_mlbench.reference_potentials.alanine_dipeptide",
     "amber03-tip3p": "openmm_mlbench.reference_potentials.alanine_dipeptide",
+    "lips-fm": "openmm_mlbench.reference_potentials.lips",
     "sgdml-aspirin": "openmm_mlbench.reference_potentials.sgdml",
     "sgdml-ethanol": "openmm_mlbench.reference_potentials.sgdml",
     "sgdml-naphthalene": "openmm_mlbench.reference_potentials.sgdml",
