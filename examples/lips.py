@@ -3,7 +3,7 @@
     python examples/lips.py --length 10
 
 The model is a classical potential, force-matched to DFT frames; a learned one goes the same way: --model MODEL.  First Nose-Hoover at
-520 K, as the paper's table, then constant energy, as its Figure 5 d.  10 ps take about a minute on one core.
+520 K, as the paper's table, then constant energy, as its Figure 5 d.  10 ps take a few minutes on one core; a diffusivity wants 50.
 """
 
 import argparse
