@@ -36,8 +36,12 @@ from openmm_mlbench.units import PS_PER_FS
 SAME_GEOMETRIES = {
     f"{molecule}-rmd17": molecule for molecule in ("aspirin", "ethanol", "naphthalene", "salicylic-acid")
 }
-# Larger data sets of one potential share the observables of that potential.
-SAME_POTENTIAL = {"water-10k": "water-1k", "water-90k": "water-1k"}
+# Larger data sets of one potential share its observables; rigid X-H bonds leave F(phi, psi) as it is.
+SAME_POTENTIAL = {
+    "water-10k": "water-1k",
+    "water-90k": "water-1k",
+    "alanine-dipeptide-obc-flexible": "alanine-dipeptide-obc",
+}
 # The vibrations of MD17's frames are hotter than its 500 K (see their note); these references are of a kernel
 # model fitted to the same labels, in a true 500 K ensemble.
 CANONICAL = {
