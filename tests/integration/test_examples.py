@@ -62,10 +62,6 @@ def test_every_example_is_run():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_programs_run(name, tmp_path, monkeypatch, capsys):
     arguments, expected = EXAMPLES[name]
-    if name == "lips.py" and not (ROOT / "systems" / "lips" / "lips-fm.json").is_file():
-        pytest.skip(
-            "the classical potential of LiPS has not been fitted: systems/lips/lips-fm.json is missing"
-        )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")

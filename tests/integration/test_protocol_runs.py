@@ -6,7 +6,6 @@ import harmonic_ethanol
 import numpy as np
 import pytest
 
-from openmm_mlbench.assets import asset_path
 from openmm_mlbench.protocol import list_protocols, load_protocol
 from openmm_mlbench.reference_potentials import find_reference_potential
 from openmm_mlbench.simulation.run_folder import read_run
@@ -21,10 +20,6 @@ NAMES = [n for n in list_protocols(variants=True) if n.startswith(("ethanol", *P
 def provider_of(system):
     if system == "ethanol":
         return harmonic_ethanol.HarmonicEthanol()
-    if system == "lips" and not asset_path("systems", "lips", "lips-fm.json").is_file():
-        pytest.skip(
-            "the classical potential of LiPS has not been fitted: systems/lips/lips-fm.json is missing"
-        )
     return find_reference_potential(POTENTIALS[system])
 
 
