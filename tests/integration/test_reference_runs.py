@@ -15,13 +15,13 @@ from openmm_mlbench.topology import read_topology
 from openmm_mlbench.trajectory import read_dcd
 
 
-def test_water(tmp_path):
+def test_water(tmp_path, capsys):
     """Starts are test frames in their exact cell; the run is analyzed like any other."""
     run = tmp_path / "run"
     with pytest.raises(SystemExit) as stop:
         main(
             [
-                *("simulate", "water", "--model", "spcfw-mdsim", "--replicas", "2", "--length", "0.2"),
+                *("simulate", "water", "--model", "spcfw-mdsim", "--replicas", "1", "--length", "0.2"),
                 *("--platform", "Reference", "-o", str(run)),
             ]
         )
@@ -40,6 +40,25 @@ def test_water(tmp_path):
     names = {result["name"]: result for m in metrics["measurements"] for result in m["results"]}
     assert names["force_mae"]["status"] == "no_reference"
     assert 100 < names["temperature"]["value"] < 500
+    # The reference of a data set goes by its name.
+    command = [
+        *("measure", "rdf", "--topology", str(run / "topology.pdb"), "--frame-interval", "0.1ps"),
+        *("--trajectory", str(run / "replica-0" / "trajectory.dcd"), "--pairs", "O-O"),
+    ]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--reference", "water-1k", "--json", str(tmp_path / "rdf.json")])
+    assert stop.value.code in (0, None)
+    found = json.loads((tmp_path / "rdf.json").read_text())
+    assert found["inputs"]["reference"].endswith("water-1k-rdf.json")
+    assert found["results"][0]["status"] == "ok"
+    for name, words in (
+        ("water-2k", "neither a file nor a data set"),
+        ("water-dft", "ships no rdf reference"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--reference", name])
+        assert stop.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 def test_peptide_starts_from_its_minima(tmp_path):
