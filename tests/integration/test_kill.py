@@ -137,8 +137,8 @@ def test_killed_at_ten_random_moments(ensemble, tmp_path):
     assert codes.count(-9) >= 5, codes
 
 
-def _operations(tmp_path, chosen):
-    """Kill a short run just before each of the chosen file operations, and compare."""
+def _operations(tmp_path, chosen, again=()):
+    """Kill a short run just before each of the chosen file operations, its resumption before others, and compare."""
     run = begin(langevin, tmp_path, checkpoint_ps=0.1, length_ps=0.3)
     run(tmp_path / "whole")
     n_killed = 0
@@ -148,6 +148,8 @@ def _operations(tmp_path, chosen):
         if not killing.killed_at_operation(lambda out=out: run(out, resume=True), out, number):
             break
         n_killed += 1
+        for other in again:
+            killing.killed_at_operation(lambda out=out: run(out, resume=True), out, other)
         statuses = run(out, resume=True)
         assert [status.state for status in statuses] == ["finished"], number
         killing.assert_same_run(out, tmp_path / "whole")
@@ -157,9 +159,18 @@ def _operations(tmp_path, chosen):
 def test_killed_between_two_file_operations(tmp_path):
     """Some of the moments between opening, renaming and removing files, checkpoints half written among them."""
     generator = np.random.default_rng()
-    chosen = np.unique(generator.integers(8, 90, 8)).tolist()
-    print("operations", chosen)
-    assert _operations(tmp_path, chosen) >= 3
+    chosen = np.unique(generator.integers(8, 90, 6)).tolist()
+    again = generator.integers(0, 50, 2).tolist()
+    print("operations", chosen, "then", again)
+    assert _operations(tmp_path, chosen, again) >= 3
+
+
+@pytest.mark.slow
+def test_resuming_killed_between_any_two_file_operations(tmp_path):
+    """Of a run with two checkpoints and frames after them: cutting back may be cut short as well."""
+    for other in range(60):
+        (tmp_path / str(other)).mkdir()
+        assert _operations(tmp_path / str(other), [100], [other]) == 1
 
 
 @pytest.mark.slow
