@@ -160,11 +160,13 @@ def match_forces(
         DataError: no frames.
     """
     size = sum(term.size for term in terms)
-    normal, right, n_frames = np.zeros((size, size)), np.zeros(size), 0
+    normal: NDArray[np.floating] = np.zeros((size, size))
+    right: NDArray[np.floating] = np.zeros(size)
+    n_frames = 0
     for positions, cell, forces in frames:
         features = features_of(terms, positions, cell)
-        normal += features.T @ features
-        right += features.T @ forces.ravel()
+        normal = normal + features.T @ features
+        right = right + features.T @ forces.ravel()
         n_frames += 1
     if not n_frames:
         raise DataError("no frames to match forces of; give at least one")

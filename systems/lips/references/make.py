@@ -1,8 +1,7 @@
-"""Makes the reference observables of LiPS: python make.py frames [--data lips.npz], or python make.py RUN of lips-fm.
+"""Makes the reference observables of LiPS: python make.py lips [--data lips.npz], or python make.py lips-fm.
 
-`frames`: RDFs and lithium diffusivity of the real frames.  RUN: those of a simulation of the
-classical potential, 200 ps, which is begun here or gone on with.  Both are written beside this
-file, as `openmm-mlbench measure` defines them.
+`lips`: RDFs and lithium diffusivity of the real frames.  `lips-fm`: those of the shipped frames of
+the classical potential.  Written beside this file, as `openmm-mlbench measure` defines them.
 """
 
 import argparse
@@ -46,23 +45,24 @@ SKIP_PS = 5.0
 # Slopes: from where lithium has left its cage to where the trajectory still has five windows.
 FIT_PS = (2.0, 10.0)
 N_WINDOWS = 5
-LENGTH_PS, EQUILIBRATION_PS, STRIDE_PS = 200.0, 20.0, 0.05
+STRIDE_PS = 0.05
 FLOOR_LENGTHS_PS = (1.0, 5.0, 20.0)
 DIGITS = 5
 
 
 def main() -> None:
-    """Measure, and simulate what is missing."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", help="frames, or the folder of a run of lips-fm")
-    parser.add_argument("--data", type=Path, default=None, help="lips.npz or the official lips.xyz")
+    parser.add_argument("dataset", choices=("lips", "lips-fm"))
+    parser.add_argument("--data", type=Path, default=None, help="file of the data set")
     given = parser.parse_args()
-    if given.what == "frames":
-        of_frames(load_dataset("lips", path=given.data))
+    frames = load_dataset(given.dataset, path=given.data)
+    if given.dataset == "lips":
+        of_frames(frames)
     else:
-        of_run(Path(given.what))
+        of_generated(frames)
 
 
 # --- The real frames: in order, but at unequal distances --------------------------------------------
@@ -75,7 +75,7 @@ def of_frames(frames: Frames) -> None:
     assert frames.interval_fs is not None
     times_ps = frames.frame_indices * frames.interval_fs * PS_PER_FS
     interval_ps = round(float(np.diff(times_ps).mean()), 6)
-    made_by = {"script": "make.py frames", "source": frames.source}
+    made_by = {"script": "make.py lips", "source": frames.source}
     for mode, ending in (("paper", ""), ("mdsim", "-mdsim")):
         with tempfile.TemporaryDirectory() as folder:
             source = source_of_frames(frames, Path(folder) / "frames.dcd", interval_ps)
@@ -225,45 +225,30 @@ def diffusivity_of_frames(frames: Frames, times_ps: np.ndarray, mode: str) -> Me
     )
 
 
-# --- A simulation of the classical potential --------------------------------------------------------
+# --- The frames of the classical potential: at equal distances --------------------------------------
 
 
-def of_run(run: Path) -> None:
-    """RDFs and diffusivity of ``lips-fm``."""
-    from openmm_mlbench.protocol import load_protocol
-    from openmm_mlbench.run_folder import read_run
-    from openmm_mlbench.workflow import find_model, simulate
-
-    simulate(
-        load_protocol("lips-gentle"),
-        find_model("lips-fm"),
-        run,
-        replicas=1,
-        length_ps=LENGTH_PS,
-        resume=run.exists(),
-    )
-    settings = read_run(run)
-    topology = load_topology(run / "topology.pdb")
-    file = open_trajectory(
-        run / "replica-0" / "trajectory.dcd",
-        topology.atomic_numbers,
-        settings.frame_interval_ps,
-        topology_path=run / "topology.pdb",
-    )
-    source = Source(topology=topology, files=[file], start_ps=EQUILIBRATION_PS)
-    command = (
-        f"openmm-mlbench simulate lips-gentle --model lips-fm --replicas 1 --length {LENGTH_PS:g} -o RUN"
-    )
-    made_by = {"script": "make.py RUN", "commands": [command], "seed": settings.record["seed"]}
-    for mode, ending in (("paper", ""), ("mdsim", "-mdsim")):
-        rdf = measure_rdf(source, pairs_of(source), r_max_A=6.0, n_bins=500, mode=mode)
-        record = rdf.measurement.as_json()
-        record["inputs"]["noise_floor_A"] = floors_of(source, mode)
-        save(f"lips-fm-rdf{ending}", record, made_by)
-        options = DiffusivityOptions(mode=mode, lag_ps=LAG_PS, stride_ps=STRIDE_PS)
-        measured = measure_diffusivity(source, source.topology.select("element Li"), options).measurement
-        save(f"lips-fm-diffusivity{ending}", measured.as_json(), made_by)
-        print(mode, measured.results[0])
+def of_generated(frames: Frames) -> None:
+    """RDFs and diffusivity of the data set ``lips-fm``: all of its frames, in order."""
+    assert frames.interval_fs is not None
+    interval_ps = frames.interval_fs * PS_PER_FS
+    made_by = {
+        "script": "make.py lips-fm",
+        "commands": ["openmm-mlbench data generate lips"],
+        "source": frames.source,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        source = source_of_frames(frames, Path(folder) / "frames.dcd", interval_ps)
+        for mode, ending in (("paper", ""), ("mdsim", "-mdsim")):
+            rdf = measure_rdf(source, pairs_of(source), r_max_A=6.0, n_bins=500, mode=mode)
+            record = rdf.measurement.as_json()
+            record["inputs"]["noise_floor_A"] = floors_of(source, mode)
+            save(f"lips-fm-rdf{ending}", record, made_by)
+            options = DiffusivityOptions(mode=mode, lag_ps=LAG_PS, stride_ps=STRIDE_PS)
+            lithium = source.topology.select("element Li")
+            measured = measure_diffusivity(source, lithium, options).measurement
+            save(f"lips-fm-diffusivity{ending}", measured.as_json(), made_by)
+            print(mode, measured.results[0].value, measured.results[0].stderr, measured.results[0].note)
 
 
 def save(name: str, record: dict, made_by: dict) -> None:
