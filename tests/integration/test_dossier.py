@@ -1,6 +1,7 @@
 """The dossier of a collapse: 50 steps at full rate around the first offending one, and RDF windows that end a run."""
 
 import csv
+import dataclasses
 import json
 
 import harmonic_ethanol as ethanol
@@ -10,6 +11,7 @@ import openmm
 import periodic_argon as argon
 import pytest
 
+from openmm_mlbench.metadynamics import BiasVariable, Metadynamics
 from openmm_mlbench.metrics.rdf import AtomPairs, compute_rdf
 from openmm_mlbench.metrics.rdf_stability import RDFWindows, window_deviations
 from openmm_mlbench.protocol import load_protocol
@@ -198,3 +200,34 @@ def test_the_first_step_of_a_displacement_is_found_within_its_frame_interval(tmp
     first = dossier["full_rate"]["first_offending_step"]
     assert status.step - 100 < first <= status.step
     assert rows[[int(row["step"]) for row in rows].index(first)]["offending"] == "displacement"
+
+
+def test_a_biased_run_is_repeated_without_new_hills(tmp_path):
+    """Hills that were deposited meanwhile stay, so it may differ; HILLS gets no line from it."""
+    variable = BiasVariable(name="phi", atoms=(1, 0, 2, 8), sigma_rad=0.35, grid_bins=60)
+    bias = Metadynamics(
+        height_kJ_mol=1.2, pace_steps=50, bias_factor=6.0, temperature_K=500.0, variables=(variable,)
+    )
+    protocol = dataclasses.replace(
+        load_protocol("ethanol-langevin"), metadynamics=bias, observables=("stability", "F_phi")
+    )
+    status = run_protocol(
+        protocol,
+        ethanol.BreakingEthanol(),
+        tmp_path / "run",
+        start_frames=ethanol.frames(),
+        replicas=1,
+        length_ps=20.0,
+        metadynamics="native",
+    )[0]
+    assert (status.state, status.reason) == ("unstable", "bond-deviation")
+    dossier, rows, _ = read(tmp_path / "run" / "replica-0")
+    assert len(rows) >= 49
+    assert dossier["full_rate"]["reproduced"] != "exact"
+    assert dossier["full_rate"]["largest_difference_A"] > 0
+    hills = [
+        line
+        for line in (tmp_path / "run" / "replica-0" / "HILLS").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    assert len(hills) == status.step // 50
