@@ -30,7 +30,7 @@ def npt_protocol(folder, frames, **changes):
         "ensemble": "NPT",
         "pressure_bar": PRESSURE_BAR,
         "barostat_interval_steps": 4,
-        "checkpoint_interval_ps": 25.0,
+        "checkpoint_interval_ps": 15.0,
         "frame_interval_fs": 20.0,
     }
     return argon.protocol(folder / "argon.pdb", **(options | changes))
@@ -40,10 +40,10 @@ def test_volumes_of_an_ideal_gas(tmp_path, record_property):
     frames = argon.frames(MEAN_A3 ** (1 / 3) * np.eye(3))
     protocol = npt_protocol(tmp_path, frames)
     gas = argon.Argon(epsilon=0.0)
-    statuses = run_protocol(protocol, gas, tmp_path / "run", start_frames=frames, replicas=2, length_ps=25.0)
+    statuses = run_protocol(protocol, gas, tmp_path / "run", start_frames=frames, replicas=2, length_ps=15.0)
     assert [status.state for status in statuses] == ["finished"] * 2
     logs = [ethanol.read_log(tmp_path / "run" / f"replica-{i}") for i in range(2)]
-    volumes = np.array([log["volume_A3"][250:] for log in logs])
+    volumes = np.array([log["volume_A3"][200:] for log in logs])
     blocks = np.concatenate([[block.mean() for block in np.array_split(row, 10)] for row in volumes])
     stderr = blocks.std(ddof=1) / np.sqrt(len(blocks))
     report = f"<V> {volumes.mean():.0f} +- {stderr:.0f} A^3, expected {MEAN_A3:.0f}; std {volumes.std():.0f}, expected {MEAN_A3 / np.sqrt(28):.0f}"
