@@ -15,15 +15,18 @@ import pytest
 
 from openmm_mlbench.analysis import analyze
 from openmm_mlbench.errors import DependencyError, SimulationError
+from openmm_mlbench.free_energy_measurement import surface_from_json
 from openmm_mlbench.metadynamics import BiasVariable, Metadynamics
 from openmm_mlbench.metrics.free_energy import (
     FreeEnergySurface,
+    grid_points,
     profile_mae,
     read_hills,
     read_plumed,
     surface_from_hills,
 )
 from openmm_mlbench.protocol import load_protocol
+from openmm_mlbench.references import reference_file
 from openmm_mlbench.simulation.metadynamics.bias import plan_bias, plumed_available
 from openmm_mlbench.simulation.metadynamics.plumed import off_phase, render_plumed
 from openmm_mlbench.simulation.run_folder import read_status
@@ -386,3 +389,19 @@ def test_plumed_input_is_rendered(tmp_path):
     assert (off_phase(500, 500), off_phase(70, 100), off_phase(1000, 100)) == (250, 5, 50)
     with pytest.raises(SimulationError, match="leave PLUMED no step for a checkpoint"):
         off_phase(3, 100)
+
+
+def test_the_shipped_reference_is_read():
+    """Two runs of 10 ns; the flexible data share it; its two wells in phi are where the minima are."""
+    path = reference_file("alanine-dipeptide-obc", "free-energy")
+    assert path is not None
+    kT = BOLTZMANN_KJMOL_K * 300.0
+    reference = surface_from_json(path, kT)
+    assert (len(reference.runs), reference.n_frames) == (2, 20000)
+    profile = reference.surface.profile(0, kT)
+    lowest = grid_points(60)[profile.argmin()]
+    assert -2.8 < lowest < -0.9
+    right = grid_points(60) > 0
+    assert 4.0 < profile[right].min() < 12.0
+    one, two = (run.profile(0, kT) for run in reference.runs)
+    assert profile_mae(one, two) < 3.0
