@@ -175,6 +175,7 @@ class Trainer:
             )
         self.recipe = recipe
         self.frames = frames
+        self.constraint_bonds = _constraint_bonds(frames)
         self.split = split
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -414,7 +415,7 @@ class Trainer:
             "level_of_theory": self.frames.level_of_theory,
             "source": self.frames.source,
             "constraints": self.frames.constraints,
-            "constraint_bonds": _constraint_bonds(self.frames),
+            "constraint_bonds": self.constraint_bonds,
             "periodic": self.frames.cells is not None,
             "atomic_numbers": [int(number) for number in self.frames.atomic_numbers],
             "dataset_hash": self.split.dataset_hash,
