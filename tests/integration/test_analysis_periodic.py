@@ -1,6 +1,6 @@
 """Analysis of periodic runs: RDFs, diffusivity, drift and stability by RDF windows, each as the protocol asks."""
 
-import argon
+import liquid_argon as argon
 import numpy as np
 import pytest
 
