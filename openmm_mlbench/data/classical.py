@@ -315,10 +315,15 @@ def _assemble(
         constraints=settings.constraints,
         level_of_theory=potential.level_of_theory,
         source=f"{settings.temperature_K:g} K Langevin dynamics with OpenMM {provenance['openmm']}, "
-        f"seed {settings.seed}, made by openmm-mlbench (CC0)",
+        f"seed {settings.seed}, made by openmm-mlbench ({_licence(potential)})",
     )
     write_npz(frames, out, single=True, compressed=True, provenance=json.dumps(provenance, sort_keys=True))
     return ClassicalRun(frames=frames, provenance=provenance, path=out)
+
+
+def _licence(potential: ReferencePotential) -> str:
+    """CC0, unless the parameters are derived from data that want to be named."""
+    return f"potential {potential.source}" if "CC-BY" in potential.source else "CC0"
 
 
 def exact_cell(system: str) -> NDArray[np.float64] | None:

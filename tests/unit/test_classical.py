@@ -15,6 +15,7 @@ from openmm_mlbench.data.classical import (
     POSITION_UNIT_A,
     RECIPES,
     WATER_CELL_A,
+    exact_cell,
     generate_classical,
     settings_for,
 )
@@ -42,8 +43,9 @@ def label(dataset, constraints, positions_A):
     """Energy, eV, and forces, eV/A, from a System made anew."""
     recipe = RECIPES[dataset]
     pdb = app.PDBFile(str(asset_path("systems", recipe.system, "topology.pdb")))
-    if recipe.system == "water":
-        pdb.topology.setPeriodicBoxVectors(np.eye(3) * WATER_CELL_A * unit.angstrom)
+    cell = exact_cell(recipe.system)
+    if cell is not None:
+        pdb.topology.setPeriodicBoxVectors(cell * unit.angstrom)
     system = find_reference_potential(recipe.potential).create_system(pdb.topology, constraints=constraints)
     platform = openmm.Platform.getPlatformByName("Reference")
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
@@ -198,6 +200,22 @@ def test_bad_settings(dataset, change, message):
         tiny(dataset, **change)
 
 
+def test_lips_frames(tmp_path, short):
+    """Atoms lie in the triclinic cell, and a label belongs to what is stored."""
+    generate_classical(tiny("lips-fm"), tmp_path / "x.npz")
+    frames = read_npz(tmp_path / "x.npz")
+    assert (frames.n_frames, frames.n_atoms, frames.name) == (6, 83, "lips-fm")
+    assert "CC-BY-4.0" in frames.source
+    cell = exact_cell("lips")
+    np.testing.assert_allclose(frames.cells, np.tile(cell, (6, 1, 1)))
+    fractional = frames.positions @ np.linalg.inv(cell)
+    assert fractional.min() > -1e-4
+    assert fractional.max() < 1 + 1e-4
+    energy, forces = label("lips-fm", None, frames.positions[5])
+    assert energy == pytest.approx(frames.energies[5], abs=1e-8)
+    np.testing.assert_allclose(forces, frames.forces[5], atol=FORCE_UNIT_EV_A / 2 + 1e-7)
+
+
 def test_unknown_platform(tmp_path):
     with pytest.raises(DataError, match="no OpenMM platform 'TPU'; there are Reference, CPU"):
         generate_classical(tiny("water-1k", platform="TPU"), tmp_path / "x.npz")
@@ -220,7 +238,7 @@ def test_shipped_data_are_those_of_the_command(dataset):
     assert {key: provenance[key] for key in vars(settings)} == json.loads(json.dumps(vars(settings)))
     frames = read_npz(path)
     rigid = app.HBonds if frames.constraints == "h-bonds" else None
-    for index in (0, 1499):
+    for index in (0, frames.n_frames - 1):
         energy, forces = label(dataset, rigid, frames.positions[index])
         assert energy == pytest.approx(frames.energies[index], abs=1e-6)
         np.testing.assert_allclose(forces, frames.forces[index], atol=FORCE_UNIT_EV_A / 2 + 1e-6)

@@ -253,9 +253,13 @@ def of_generated(frames: Frames) -> None:
 
 def save(name: str, record: dict, made_by: dict) -> None:
     """One file with few digits and without line breaks: it is read by programs."""
-    if name.endswith("-mdsim"):
-        # Blocks serve the noise floor, which is read from the other file.
-        record["curves"] = {label: line for label, line in record["curves"].items() if "block" not in label}
+    # Blocks serve the noise floor of the pairs that the protocol judges, which is read from the file of mode paper.
+    kept = "" if name.endswith("-mdsim") else "all block"
+    record["curves"] = {
+        label: line
+        for label, line in record["curves"].items()
+        if "block" not in label or (kept and label.startswith(kept))
+    }
     for line in record["curves"].values():
         for axis in "xy":
             line[axis] = [float(f"{value:.{DIGITS}g}") for value in line[axis]]
