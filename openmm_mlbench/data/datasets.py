@@ -286,6 +286,12 @@ DATASETS = (
         atomic_numbers=_ALANINE_DIPEPTIDE,
         constraints="h-bonds",
     ),
+    _generated(
+        "alanine-dipeptide-obc-flexible",
+        "alanine-dipeptide",
+        "AMBER ff03 in implicit OBC water, nothing rigid, 300 K, shipped",
+        atomic_numbers=_ALANINE_DIPEPTIDE,
+    ),
     DatasetEntry(
         name="alanine-dipeptide-explicit",
         system="alanine-dipeptide",

@@ -77,4 +77,4 @@ def test_close_to_the_measured_curves():
     spec.loader.exec_module(module)
     for (dataset, pair), found in module.compare(np.loadtxt(path)).items():
         assert found["mae_A"] < 0.6, (dataset, pair)
-        assert found["peak_r_A"] == pytest.approx(found["measured_peak_r_A"], abs=0.12), (dataset, pair)
+        assert found["peak_r_A"] == pytest.approx(found["measured_peak_r_A"], abs=0.2), (dataset, pair)

@@ -13,8 +13,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 DATASETS = {"water-1k": "SPC/Fw, doubled force constants", "water-spcfw-1k": "SPC/Fw"}
-# Column of the measured curve, and where pairs within a molecule end, A.
-PAIRS = {"O-O": (1, 0.0), "H-H": (5, 1.9), "H-O": (3, 1.3)}
+# Column of the measured curve, where pairs within a molecule end and where the first peak ends, A.
+PAIRS = {"O-O": (1, 0.0, 3.3), "H-H": (5, 1.9, 3.0), "H-O": (3, 1.3, 2.4)}
 
 
 def ours(dataset: str, pair: str) -> tuple[np.ndarray, np.ndarray]:
@@ -27,20 +27,21 @@ def compare(measured: np.ndarray) -> dict[tuple[str, str], dict[str, float]]:
     """Distances of our curves to the measured ones, and first peaks between molecules."""
     numbers = {}
     for dataset in DATASETS:
-        for pair, (column, start) in PAIRS.items():
+        for pair, (column, start, end) in PAIRS.items():
             r, g = ours(dataset, pair)
             between = r > start
             r, g = r[between], g[between]
             expected = np.interp(r, measured[:, 0], measured[:, column])
             error = np.interp(r, measured[:, 0], measured[:, column + 1])
             width = r[1] - r[0]
+            first, first_measured = np.where(r < end, [g, expected], 0)
             numbers[dataset, pair] = {
                 "mae_A": float(np.abs(g - expected).sum() * width),
                 "error_of_measurement_A": float(error.sum() * width),
-                "peak_r_A": float(r[g.argmax()]),
-                "peak_g": float(g.max()),
-                "measured_peak_r_A": float(r[expected.argmax()]),
-                "measured_peak_g": float(expected.max()),
+                "peak_r_A": float(r[first.argmax()]),
+                "peak_g": float(first.max()),
+                "measured_peak_r_A": float(r[first_measured.argmax()]),
+                "measured_peak_g": float(first_measured.max()),
             }
     return numbers
 
@@ -50,7 +51,7 @@ def draw(measured: np.ndarray, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
-    for ax, (pair, (column, start)) in zip(figure.subplots(1, 3), PAIRS.items(), strict=True):
+    for ax, (pair, (column, start, _)) in zip(figure.subplots(1, 3), PAIRS.items(), strict=True):
         r, g, error = measured[:, 0], measured[:, column], measured[:, column + 1]
         ax.fill_between(r, g - error, g + error, color="0.8", lw=0)
         ax.plot(r, g, color="k", lw=1, label="measured (Soper 2013)")
@@ -59,7 +60,7 @@ def draw(measured: np.ndarray, path: Path) -> None:
             ax.plot(x[x > start], y[x > start], lw=1, label=label)
         ax.set(title=pair, xlabel="r / Å", xlim=(1.2, 6), ylim=(0, 3.6))
     figure.axes[0].set_ylabel("g(r)")
-    figure.axes[0].legend(fontsize=7, loc="lower right")
+    figure.axes[0].legend(fontsize=7, loc="upper right")
     figure.savefig(path, dpi=130)
 
 

@@ -34,6 +34,9 @@ def main(potential: str, *runs: str) -> None:
     """Simulate what is missing, measure, write."""
     model = find_model(potential)
     for (name, length), folder in zip(LENGTHS_PS.items(), runs, strict=True):
+        # A finished run stays as it is: with a reference there, it would now be watched against that.
+        if is_finished(Path(folder), length):
+            continue
         simulate(
             load_protocol(name),
             model,
@@ -45,6 +48,15 @@ def main(potential: str, *runs: str) -> None:
         )
     write_observables(potential, Path(runs[0]))
     write_temperatures(potential, [Path(folder) for folder in runs])
+
+
+def is_finished(run: Path, length_ps: float) -> bool:
+    """Whether a run has its full length."""
+    path = run / "replica-0" / "status.json"
+    if not path.is_file():
+        return False
+    status = json.loads(path.read_text())
+    return status["state"] == "finished" and status["length_ps"] >= length_ps
 
 
 def commands(potential: str) -> list[str]:
