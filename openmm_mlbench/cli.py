@@ -54,6 +54,11 @@ def _print_table(columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
+def _print_columns(columns: list[str], rows: list[list[str]], chosen: list[str]) -> None:
+    places = [columns.index(name) for name in chosen]
+    _print_table(chosen, [[row[place] for place in places] for row in rows])
+
+
 def _show_version(value: bool) -> None:
     if value:
         print(f"openmm-mlbench {__version__}")
@@ -75,7 +80,11 @@ def systems() -> None:
     """List the systems: data sets with their frames, whether they are at hand, references, origin."""
     from openmm_mlbench.listings import SYSTEM_COLUMNS, system_rows
 
-    _print_table(SYSTEM_COLUMNS, system_rows())
+    rows = system_rows()
+    # Both fit a terminal.
+    _print_columns(SYSTEM_COLUMNS, rows, SYSTEM_COLUMNS[:6])
+    print()
+    _print_columns(SYSTEM_COLUMNS, rows, ["data set", "what", "origin"])
 
 
 @app.command()
@@ -116,7 +125,12 @@ def protocols(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from openmm_mlbench.listings import PROTOCOL_COLUMNS, protocol_rows
 
-        _print_table(PROTOCOL_COLUMNS, protocol_rows())
+        rows, later = protocol_rows(), ("system", "steps", "frames / ps", "variants")
+        _print_columns(
+            PROTOCOL_COLUMNS, rows, [column for column in PROTOCOL_COLUMNS if column not in later]
+        )
+        print()
+        _print_columns(PROTOCOL_COLUMNS, rows, ["protocol", *later])
 
 
 @protocols_app.command("show")
