@@ -64,6 +64,49 @@ def centre_of_mass(vectors: NDArray[np.float64], masses: NDArray[np.float64]) ->
     return masses @ vectors / masses.sum()
 
 
+class RigidBonds:
+    """Takes the part of velocities along rigid bonds away.
+
+    v' = v - M^-1 J^T (J M^-1 J^T)^-1 J v,    a row of J for each constraint: d_ij . (v_i - v_j)
+
+    The stored velocities of a leapfrog-middle integrator have such a part: its noise acts
+    after the constraints of a step.  It moves no atom, and would read as heat: 3.8 +- 0.6 K at 300 K
+    (alanine dipeptide, 2 fs, friction 49/ps).
+
+    Args:
+        system: OpenMM System.
+    """
+
+    def __init__(self, system: Any) -> None:
+        pairs = [system.getConstraintParameters(k)[:2] for k in range(system.getNumConstraints())]
+        self.pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    def project(
+        self,
+        positions_nm: NDArray[np.float64],
+        velocities: NDArray[np.float64],
+        masses: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Velocities (n_atoms, 3) without that part; themselves where nothing is rigid, or after an explosion."""
+        if not len(self.pairs) or not np.isfinite(positions_nm).all():
+            return velocities
+        from scipy.sparse import coo_array, diags_array
+        from scipy.sparse.linalg import spsolve
+
+        i, j = self.pairs.T
+        n, n_atoms = len(i), len(masses)
+        along = positions_nm[i] - positions_nm[j]
+        rows = np.repeat(np.arange(n), 3)
+        columns = (3 * np.concatenate([i, j])[:, None] + np.arange(3)).ravel()
+        values = np.concatenate([along, -along]).ravel()
+        jacobian = coo_array(
+            (values, (np.concatenate([rows, rows]), columns)), shape=(n, 3 * n_atoms)
+        ).tocsr()
+        weighted = (jacobian @ diags_array(np.repeat(1 / masses, 3))).tocsr()
+        multipliers = spsolve((weighted @ jacobian.T).tocsc(), jacobian @ velocities.ravel())
+        return velocities - (weighted.T @ multipliers).reshape(-1, 3)
+
+
 def compute_temperatures(
     positions_nm: NDArray[np.float64],
     velocities: NDArray[np.float64],

@@ -29,7 +29,12 @@ from openmm_mlbench.simulation.checkpoint import (
 from openmm_mlbench.simulation.dossier import FullRate, Observation, Rewind, write_dossier
 from openmm_mlbench.simulation.metadynamics.bias import Bias, BiasPlan, make_bias
 from openmm_mlbench.simulation.metadynamics.hills import cut_back
-from openmm_mlbench.simulation.momenta import compute_temperatures, draw_velocities, velocity_lag_ps
+from openmm_mlbench.simulation.momenta import (
+    RigidBonds,
+    compute_temperatures,
+    draw_velocities,
+    velocity_lag_ps,
+)
 from openmm_mlbench.simulation.monitor import FrameRecord, Monitor, Stop, Thresholds, WindowCriterion
 from openmm_mlbench.simulation.outputs import ReplicaFiles, dcd_bytes, last_frames, read_frames, truncate
 from openmm_mlbench.simulation.platforms import (
@@ -245,6 +250,7 @@ class _Replica:
         # A stream that the State XML cannot restore must not be repeated: it depends on the step.
         self.integrator = task.protocol.make_integrator(integrator_seed(task.seed, task.replica, self.step))
         self.lag_ps = velocity_lag_ps(self.integrator)
+        self.rigid_bonds = RigidBonds(self.system)
         self.masses = np.array(
             [_numbers(self.system.getParticleMass(i)) for i in range(self.system.getNumParticles())]
         )
@@ -404,6 +410,7 @@ class _Replica:
         positions_nm = _numbers(state.getPositions(asNumpy=True))
         forces = _numbers(state.getForces(asNumpy=True))
         velocities = _numbers(state.getVelocities(asNumpy=True)) + self.lag_ps * forces / self.masses[:, None]
+        velocities = self.rigid_bonds.project(positions_nm, velocities, self.masses)
         box_nm = _numbers(state.getPeriodicBoxVectors(asNumpy=True)) if self.periodic else None
         temperatures = compute_temperatures(
             positions_nm,
@@ -416,7 +423,7 @@ class _Replica:
             step=step,
             time_ps=round(step * self.task.protocol.timestep_ps, 9),
             potential_energy_kJ_mol=float(_numbers(state.getPotentialEnergy())),
-            kinetic_energy_kJ_mol=float(_numbers(state.getKineticEnergy())),
+            kinetic_energy_kJ_mol=self._kinetic_energy(state, velocities),
             temperature_K=temperatures.total,
             T_rot_K=temperatures.rotation,
             T_vib_K=temperatures.vibration,
@@ -425,6 +432,12 @@ class _Replica:
             volume_A3=None if box_nm is None else 1000.0 * abs(float(np.linalg.det(box_nm))),
         )
         return Observation(record=record, positions_nm=positions_nm, box_nm=box_nm, forces=forces)
+
+    def _kinetic_energy(self, state: Any, velocities: NDArray[np.float64]) -> float:
+        """OpenMM's own, which for Verlet is that of a shifted time; with a thermostat without motion along rigid bonds."""
+        if self.lag_ps or not len(self.rigid_bonds.pairs):
+            return float(_numbers(state.getKineticEnergy()))
+        return float(0.5 * self.masses @ (velocities**2).sum(axis=1))
 
     def _warm_up(self) -> float:
         """Discarded force calls on the start frame; its potential energy, kJ/mol."""
