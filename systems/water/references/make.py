@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 LENGTHS_PS = {"water": 1000.0, "water-gentle": 300.0}
 EQUILIBRATION_PS = 10.0
 LAG_PS = 100.0
-# SPC/Fw at 298 K, from the publication of the model: for the finite-size correction only.
+# Quoted for SPC/Fw at 298 K, not checked against its publication: for the finite-size correction only.
 VISCOSITY_MPA_S = 0.75
 DIGITS = 5
 
