@@ -144,6 +144,10 @@ _MOLECULES = {
 _MD17_SPLITS = ((9500, 500, 10000), (950, 50, 1000))
 # The authors of rMD17 advise against training on more than 1,000 of its frames.
 _RMD17_SPLITS = ((950, 50, 1000),)
+# Shorter runs than ethanol's.
+_GFN2_SPLITS: dict[str, tuple[int, int, int]] = {
+    "salicylic-acid": (700, 50, 250),
+}
 
 
 def _molecule(system: str) -> tuple[DatasetEntry, ...]:
@@ -177,7 +181,7 @@ def _molecule(system: str) -> tuple[DatasetEntry, ...]:
             system=system,
             atomic_numbers=atomic_numbers,
             files=(DataFile(place="shipped", path=f"{system}/{system}-gfn2.npz", reader="own"),),
-            splits=((1000, 50, 450),),
+            splits=(_GFN2_SPLITS.get(system, (1000, 50, 450)),),
             summary="GFN2-xTB dynamics, 500 K, shipped",
         ),
     )
@@ -227,7 +231,7 @@ DATASETS = (
     *_molecule("aspirin")[:2],
     *_molecule("ethanol"),
     *_molecule("naphthalene")[:2],
-    *_molecule("salicylic-acid")[:2],
+    *_molecule("salicylic-acid"),
     _generated(
         "water-1k",
         "water",
