@@ -238,10 +238,14 @@ def _stability_definition(run: Run, reference: Reference | None, criterion: RdfC
     if criterion is not None:
         return (
             f"Start of the first window of {run.window_ps:g} ps in which the integral of |RDF - reference| exceeds "
-            f"{run.threshold_A:g} A for any of {', '.join(run.stability_pairs)} (paper, eq. 8)"
+            f"{run.threshold_A:g} A for {_pairs_text(run.stability_pairs)} (paper, eq. 8)"
         )
     missing = f" (no RDF of {run.dataset} to compare with)" if run.criterion == "rdf" else ""
     return f"Time until the simulation itself was stopped by its monitor{missing}"
+
+
+def _pairs_text(pairs: Sequence[str]) -> str:
+    return "all atoms alike" if list(pairs) == ["all"] else f"any of {', '.join(pairs)}"
 
 
 def _measure_h_r(
@@ -343,6 +347,10 @@ def _measure_temperature(replicas: list[Replica]) -> tuple[Measurement, dict[str
     per_replica: dict[str, PerReplica] = {}
     for name, column in TEMPERATURES.items():
         series = [replica.stable_log(column)[1] for replica in replicas]
+        if name != "temperature" and not any(map(len, series)) and results[0].value is not None:
+            # A periodic cell has temperatures, but no rotation of its own.
+            per_replica[name] = [None] * len(replicas)
+            continue
         result, per_replica[name] = temperature_result(name, series)
         results.append(result)
     curves = {}

@@ -426,7 +426,11 @@ def _floor(
         profiles = [run.profile(axis, kT) for run in reference.runs]
         apart = [profile_mae(a, b, mode=mode, align=align) for a, b in combinations(profiles, 2)]
         # Hills do not say how long a run was; the note says what the floor is.
-        return Floor(value=float(np.mean(apart)), length_ps=np.nan, note="between the runs of the reference")
+        return Floor(
+            value=float(np.mean(apart)),
+            length_ps=np.nan,
+            note="between the runs of the reference, at their own length",
+        )
     lengths = [one.length_ps for one in surfaces if one.length_ps is not None]
     if reference.segments is None or reference.length_ps is None or not lengths:
         return None

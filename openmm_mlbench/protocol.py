@@ -281,8 +281,12 @@ def find_protocol(name_or_path: str | os.PathLike[str]) -> tuple[Path, str | Non
             return file, variant
     base = next((name for name in names if text.startswith(f"{name}-")), None)
     if base is not None:
+        near = difflib.get_close_matches(
+            text.removeprefix(f"{base}-"), protocol_variants(asset_path("protocols", f"{base}.xml")), n=1
+        )
+        hint = f"did you mean {base}-{near[0]}? " if near else ""
         raise ProtocolError(
-            f"no protocol {text!r}; {base} has the variants {', '.join(protocol_variants(base)) or 'none'}"
+            f"no protocol {text!r}; {hint}{base} has the variants {', '.join(protocol_variants(base)) or 'none'}"
         )
     near = difflib.get_close_matches(text, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -77,12 +77,19 @@ class Sampling:
         if self.timestep_fs > limit:
             kind = "unconstrained" if self.rigid == "none" else "constrained"
             raise DataError(f"timestep_fs is {self.timestep_fs}; {kind} hydrogens need at most {limit:g} fs")
-        whole(self.interval_fs / self.timestep_fs, "interval_fs is not a multiple of timestep_fs")
+        whole(
+            self.interval_fs / self.timestep_fs,
+            f"{self.n_frames} frames from {self.length_ps:g} ps, one every {self.interval_fs:g} fs: interval_fs is "
+            f"not a multiple of timestep_fs, {self.timestep_fs:g}; use another number of frames or another length",
+        )
         whole(
             self.equilibration_ps * FS_PER_PS / self.timestep_fs,
-            "equilibration_ps is not a multiple of timestep_fs",
+            "equilibration_ps is not a multiple of timestep_fs; change one of the two",
         )
-        whole(self.samples / self.n_frames, "length_ps / n_frames is not a multiple of interval_fs")
+        whole(
+            self.samples / self.n_frames,
+            "length_ps / n_frames is not a multiple of interval_fs; change one of the two",
+        )
 
     @property
     def rigid(self) -> str:
@@ -98,7 +105,8 @@ class Sampling:
     def samples(self) -> int:
         """Frames that are kept."""
         return whole(
-            self.length_ps * FS_PER_PS / self.interval_fs, "length_ps is not a multiple of interval_fs"
+            self.length_ps * FS_PER_PS / self.interval_fs,
+            "length_ps is not a multiple of interval_fs; change one of the two",
         )
 
     @property
@@ -138,7 +146,7 @@ def whole(value: float, message: str) -> int:
         DataError: it is none.
     """
     if abs(value - round(value)) > 1e-6 or round(value) < 0:
-        raise DataError(f"{message}; change one of the two")
+        raise DataError(message)
     return round(value)
 
 

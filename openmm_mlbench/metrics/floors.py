@@ -72,6 +72,8 @@ def noise_floor(
     value = float(np.mean([distance(chunk, total - chunk) for chunk in chunks]))
     length = per_chunk * segment_ps
     note = f"mean over {len(chunks)} chunks of {length:.3g} ps of the reference, each against the rest"
+    if length > 1.5 * length_ps:
+        note += f": it has no shorter ones, and {length_ps:.3g} ps of it would score more"
     return Floor(value=value, length_ps=length, note=note)
 
 

@@ -200,6 +200,6 @@ def stability_results(replicas: Sequence[Survival], horizon_ps: float) -> list[R
             unit="replicas",
             value=float(n_censored - early),
             n_replicas=n,
-            note=f"of {n} reached {horizon_ps:g} ps with all bonds intact",
+            note=f"of {n} reached {horizon_ps:g} ps without breaking",
         ),
     ]

@@ -117,6 +117,32 @@ def _plot_rdf(label: str, drawn: list[tuple[str, dict[str, Any]]]) -> "Figure":
     return _styled(figure, height=480)
 
 
+def plot_free_energy(runs: list[dict[str, Any]]) -> "dict[str, Figure]":
+    """F along each biased angle: a line for each replica of each model, over the reference."""
+    found = [(metrics["run"]["model"], curves_of(metrics, "free_energy")) for metrics in runs]
+    figures = {}
+    for name, letter in (("phi", "φ"), ("psi", "ψ")):
+        lines = {
+            f"{model}{label.removeprefix(f'F_{name}')}": curve
+            for model, curves in found
+            for label, curve in curves.items()
+            if label.startswith(f"F_{name}")
+        }
+        if not lines:
+            continue
+        figure = _replica_lines(lines)
+        reference = next(
+            (curves[f"reference F_{name}"] for _, curves in found if f"reference F_{name}" in curves), None
+        )
+        if reference:
+            line = {"color": REFERENCE_COLOUR, "width": 2.5}
+            figure.add_scatter(x=reference["x"], y=reference["y"], name="reference", line=line)
+        figure.update_xaxes(title=f"{letter} / rad")
+        figure.update_yaxes(title=f"F({letter}) / kJ/mol", rangemode="tozero")
+        figures[letter] = _styled(figure, height=420)
+    return figures
+
+
 def plot_diffusion(runs: list[dict[str, Any]]) -> "Figure | None":
     """Mean squared displacement against the lag, a line for each replica of each model."""
     curves = {

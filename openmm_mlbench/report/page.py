@@ -16,12 +16,21 @@ from openmm_mlbench.report.figures import (
     plot_collapse,
     plot_diffusion,
     plot_drifts,
+    plot_free_energy,
     plot_h_r,
     plot_parity,
     plot_rdfs,
     plot_temperature,
 )
-from openmm_mlbench.report.table import Notes, columns_of, format_lengths, format_number, make_rows
+from openmm_mlbench.report.table import (
+    MISSING,
+    Notes,
+    columns_of,
+    format_lengths,
+    format_number,
+    make_rows,
+    replica_columns_of,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -109,7 +118,7 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = lambda value: "none" if value is None else format_number(value)
+    environment.filters["number"] = lambda value: MISSING if value is None else format_number(value)
     notes = Notes()
     rows = make_rows(runs, notes)
     return environment.get_template("report.html.j2").render(
@@ -121,6 +130,7 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
         notes=notes.texts,
         paper_stderr=paper.STDERR_TEXT if any(row.kind == "paper" for row in rows) else "",
         figures=_figures(runs),
+        replica_columns=replica_columns_of(runs),
         replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
         definitions=_definitions(runs),
         provenance=[_provenance(metrics) for metrics in runs],
@@ -159,7 +169,7 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
         origin = f" Reference: {source['source']}" if source.get("source") else ""
         add(
             plot_h_r(group),
-            f"Interatomic distances, models trained on {dataset}",
+            f"Interatomic distances, data set {dataset}",
             f"h(r) over the stable part, mean over replicas; below, its difference from the reference.{origin}",
             wide=True,
         )
@@ -167,14 +177,21 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             pair = "all atoms" if label == "all" else label
             add(
                 figure,
-                f"RDF of {pair}, models trained on {dataset}",
+                f"RDF of {pair}, data set {dataset}",
                 "g(r) over the stable part, mean over replicas; below, its difference from the reference.",
             )
         add(
             plot_diffusion(group),
-            f"Mean squared displacement, models trained on {dataset}",
+            f"Mean squared displacement, data set {dataset}",
             "Of the atoms whose diffusivity is measured, drift removed. Its slope is 6 D.",
         )
+        for angle, figure in plot_free_energy(group).items():
+            add(
+                figure,
+                f"Free energy along {angle}, data set {dataset}",
+                "A line for each replica, each with its minimum at 0. A bin that no hill reached has the highest "
+                "value, a lower bound.",
+            )
         add(
             plot_parity(group),
             f"Forces on test frames of {dataset}",
@@ -186,7 +203,7 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
         what = (
             "Deviation of the RDFs of each window from the reference, the worst pair"
             if rdf
-            else "Largest deviation of any bond from its mean length in the reference"
+            else "Largest deviation of any bond from its reference length"
         )
         add(
             plot_bond_deviation(metrics),
@@ -208,7 +225,7 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
         add(
             plot_temperature(metrics),
             f"Temperature of {model}",
-            "Bold: mean since the start; faint: as logged. A small molecule's temperature fluctuates widely.",
+            "Bold: mean since the start; faint: as logged. The temperature of few atoms fluctuates widely.",
         )
     return drawn
 
@@ -245,6 +262,12 @@ def _provenance(metrics: dict[str, Any]) -> tuple[str, str]:
     return str(metrics["run"]["model"]), json.dumps(record, indent=2, ensure_ascii=False)
 
 
+def _protocol_word(run: dict[str, Any]) -> str:
+    """The protocol as `simulate` takes it: by name, or the file that a run of one's own structure was begun with."""
+    protocol = (run.get("provenance") or {}).get("protocol") or {}
+    return f"{run['protocol']}.xml" if protocol.get("structure") else str(run["protocol"])
+
+
 def _commands(runs: list[dict[str, Any]], out_name: str) -> str:
     """The command lines that make these numbers again, quoted for a shell."""
     lines, folders = [], []
@@ -252,7 +275,7 @@ def _commands(runs: list[dict[str, Any]], out_name: str) -> str:
         run = metrics["run"]
         folder = run.get("folder") or "run"
         folders.append(folder)
-        words = ["openmm-mlbench", "simulate", run["protocol"], "--model", run["model"]]
+        words = ["openmm-mlbench", "simulate", _protocol_word(run), "--model", run["model"]]
         words += ["--replicas", str(len(run["replicas"])), "--length", f"{run['length_ps']:g}"]
         words += ["--platform", run["platform"]] if run.get("platform") else []
         words += ["--seed", str(run["seed"])] if run.get("seed") is not None else []

@@ -27,6 +27,8 @@ OPTIONAL: tuple[Column, ...] = (
     ("T_vib", "T vib.", "K"),
 )
 LAST: tuple[Column, ...] = (("steps_per_second", "Speed", "steps/s"),)
+ROTATIONS = ("T_rot", "T_vib")
+REPLICA_COLUMNS = ("h_r_mae", "temperature", *ROTATIONS)
 MISSING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -104,7 +106,9 @@ def columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
         for metrics in runs
         for name, result in results_of(metrics).items()
         # A periodic system has no rotation of its own.
-        if result["value"] is not None or metrics["run"].get("criterion", "bonds") == "bonds"
+        if result["value"] is not None
+        or name not in ROTATIONS
+        or metrics["run"].get("criterion", "bonds") == "bonds"
     }
     found: list[Column] = []
     for name, heading, unit in OPTIONAL:
@@ -114,6 +118,18 @@ def columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
         elif name in valued:
             found.append((name, heading, unit))
     return (*FIRST, *found, *LAST)
+
+
+def replica_columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns of the table of replicas that any of them has a value for."""
+    known = {
+        name
+        for metrics in runs
+        for replica in metrics["run"]["replicas"]
+        for name in REPLICA_COLUMNS
+        if replica.get(name) is not None
+    }
+    return tuple(column for column in OPTIONAL if column[0] in known)
 
 
 def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
@@ -152,8 +168,12 @@ def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...])
 
 def _protocol_text(run: dict[str, Any]) -> str:
     start = run.get("frames_from")
-    other = f", started from {start} frames" if start not in {None, run["dataset"]} else ""
+    other = f", started from {_start_text(str(start))}" if start not in {None, run["dataset"]} else ""
     return f"protocol {run['protocol']}{other}"
+
+
+def _start_text(start: str) -> str:
+    return start if start.endswith(".pdb") else f"{start} frames"
 
 
 def _data_text(run: dict[str, Any]) -> str:
@@ -201,7 +221,7 @@ def compare_with_paper(run: dict[str, Any], table: paper.PaperTable) -> str:
 
 def _cell(result: dict[str, Any] | None, notes: Notes, decimals: int | None = None) -> Cell:
     if result is None:
-        return Cell(text=MISSING, status="not measured")
+        return Cell(text=MISSING)
     note = (notes.number(result["note"]),) if result["note"] else ()
     status = "" if result["status"] == "ok" else result["status"].replace("_", " ")
     if result["value"] is None:

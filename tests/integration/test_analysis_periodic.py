@@ -62,6 +62,10 @@ def test_without_references_everything_is_measured_and_says_so(tmp_path):
     assert results["diffusivity_mae"]["status"] == "no_reference"
     assert results["stability"]["value"] == pytest.approx(2.0)
     assert "h_r_mae" not in results
+    # A cell has a temperature and no rotation of its own.
+    assert "temperature" in results
+    assert not {"T_rot", "T_vib"} & set(results)
+    assert "without breaking" in results["n_finished"]["note"]
     assert read_run(run).rdf_pairs == ("Ar-Ar",)
 
 

@@ -154,6 +154,22 @@ def test_page_holds_everything_once(page):
         assert expected in text, expected
 
 
+def test_free_energies_are_drawn_and_own_structures_are_repeated_from_their_file(tmp_path):
+    metrics = make_metrics("mine", architecture=None)
+    metrics["run"] |= {"protocol": "dimer", "provenance": {"protocol": {"structure": "dimer.pdb"}}}
+    angles, energies = [-np.pi, 0.0], [0.0, 5.0]
+    names = ("F_phi replica 0", "F_phi replica 1", "reference F_phi")
+    curves = {name: make_curve(angles, energies, "rad", "kJ/mol") for name in names}
+    metrics["measurements"].append(
+        make_measurement("free_energy", [make_result("F_phi_mae", "kJ/mol rad", 5.0)], curves)
+    )
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    text = build_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"Free energy along φ, data set {DATASET}" in text
+    assert "Free energy along ψ" not in text
+    assert "openmm-mlbench simulate dimer.xml --model mine" in text
+
+
 def test_hostile_names_are_text(page):
     text = page.read_text(encoding="utf-8")
     assert "<script>window.hacked" not in text

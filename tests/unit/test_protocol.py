@@ -486,7 +486,11 @@ def test_a_variant_is_written_flat(tmp_path):
     ("name", "variant", "message"),
     [
         ("ethanol", "gentel", r"no variant 'gentel'; did you mean gentle\? there are langevin, gentle, "),
-        ("ethanol-gentel", None, "no protocol 'ethanol-gentel'; ethanol has the variants langevin, gentle"),
+        (
+            "ethanol-gentel",
+            None,
+            "no protocol 'ethanol-gentel'; did you mean ethanol-gentle\\? ethanol has the variants langevin, gentle",
+        ),
         ("ethanol-gentle", "nve", "is a variant already"),
     ],
 )

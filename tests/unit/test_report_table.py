@@ -12,6 +12,7 @@ from openmm_mlbench.report.table import (
     format_lengths,
     format_number,
     make_rows,
+    replica_columns_of,
 )
 
 
@@ -102,10 +103,7 @@ def test_our_row_and_the_papers():
     )
     # Neither a number that is missing nor an observable that was not measured becomes a zero.
     assert (cell_of(ours, "drift", runs).text, cell_of(ours, "drift", runs).status) == (MISSING, "too short")
-    assert (cell_of(ours, "force_mae", runs).text, cell_of(ours, "force_mae", runs).status) == (
-        MISSING,
-        "not measured",
-    )
+    assert (cell_of(ours, "force_mae", runs).text, cell_of(ours, "force_mae", runs).status) == (MISSING, "")
     assert (cell_of(paper, "force_mae", runs).text, cell_of(paper, "stability", runs).text) == (
         "16.8",
         "247 ± 47",
@@ -137,6 +135,26 @@ def test_columns_are_what_the_runs_measured():
     both = [water, make_metrics([result("h_r_mae", value=0.1)])]
     assert [name for name, _, _ in columns_of(both)][2:4] == ["h_r_mae", "rdf_mae_O-O"]
     assert all(len(row.cells) == 8 - 1 for row in make_rows(both, Notes()))
+
+
+def test_what_was_asked_for_and_has_no_value_keeps_its_column():
+    """A run too short for a diffusivity says so; a cell has no rotation, and the protocol of one has no column for it."""
+    water = make_metrics([result("diffusivity", status="too_short"), result("T_rot", status="too_short")])
+    water["run"]["criterion"] = "rdf"
+    assert [name for name, _, _ in columns_of([water])][2:-1] == ["diffusivity"]
+    (row,) = [row for row in make_rows([water], Notes()) if row.kind == "ours"]
+    assert cell_of(row, "diffusivity", [water]).status == "too short"
+
+
+def test_replicas_have_the_columns_that_any_of_them_has_a_value_for():
+    cell = make_metrics(replicas=[{"time_ps": 5.0, "temperature": 300.0, "T_rot": None}])
+    molecule = make_metrics(replicas=[{"time_ps": 5.0, "temperature": 300.0, "T_rot": 290.0, "h_r_mae": 0.1}])
+    assert [name for name, _, _ in replica_columns_of([cell])] == ["temperature"]
+    assert [name for name, _, _ in replica_columns_of([cell, molecule])] == [
+        "h_r_mae",
+        "temperature",
+        "T_rot",
+    ]
 
 
 def test_a_model_that_the_paper_lacks_stands_alone():
