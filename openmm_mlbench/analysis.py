@@ -6,6 +6,7 @@ from a function that the caller gives, or else from the model's card.
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,10 @@ def _measure_forces(run: Run, predictor: Predictor | None, frames: Frames | None
             centre = frames.energies.mean()
             curves["energy parity"] = parity_curve(frames.energies - centre, energies - centre, "eV")
         inputs |= {"from": "test frames", "sha256": frames.content_hash()}
+    if run.own_structure:
+        # Else a reader takes them for errors on the structure that was simulated.
+        foreign = f"of frames of {run.dataset}, not of the structure that was simulated"
+        results = [replace(result, note=join_notes(foreign, result.note)) for result in results]
     return Measurement(
         observable="force_mae",
         mode="paper",
@@ -257,6 +262,8 @@ def _measure_h_r(
     )
     if reference is None:
         note = f"there is no reference for {run.dataset}"
+        if run.own_structure:
+            note = f"a structure of one's own is not compared with the reference of {run.dataset}"
         results = [Result(name="h_r_mae", status="no_reference", unit="1", note=note)]
         measurement = Measurement(observable="h_r_mae", mode="mdsim", definition=definition, results=results)
         return measurement, [None] * len(replicas)

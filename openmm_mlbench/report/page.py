@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from openmm_mlbench.report.table import (
     columns_of,
     format_lengths,
     format_number,
+    is_own_structure,
     make_rows,
     replica_columns_of,
 )
@@ -119,6 +121,8 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value: MISSING if value is None else format_number(value)
+    repeat = _commands(runs, out_name)
+    runs = _told_apart(runs)
     notes = Notes()
     rows = make_rows(runs, notes)
     return environment.get_template("report.html.j2").render(
@@ -134,7 +138,7 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
         replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
         definitions=_definitions(runs),
         provenance=[_provenance(metrics) for metrics in runs],
-        repeat=_commands(runs, out_name),
+        repeat=repeat,
     )
 
 
@@ -264,8 +268,19 @@ def _provenance(metrics: dict[str, Any]) -> tuple[str, str]:
 
 def _protocol_word(run: dict[str, Any]) -> str:
     """The protocol as `simulate` takes it: by name, or the file that a run of one's own structure was begun with."""
-    protocol = (run.get("provenance") or {}).get("protocol") or {}
-    return f"{run['protocol']}.xml" if protocol.get("structure") else str(run["protocol"])
+    return f"{run['protocol']}.xml" if is_own_structure(run) else str(run["protocol"])
+
+
+def _told_apart(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs with their folder behind the name of a model that comes more than once."""
+    counts = Counter(metrics["run"]["model"] for metrics in runs)
+    return [
+        metrics
+        | {"run": metrics["run"] | {"model": f"{metrics['run']['model']} ({metrics['run']['folder']})"}}
+        if counts[metrics["run"]["model"]] > 1 and metrics["run"].get("folder")
+        else metrics
+        for metrics in runs
+    ]
 
 
 def _commands(runs: list[dict[str, Any]], out_name: str) -> str:

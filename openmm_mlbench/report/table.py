@@ -132,6 +132,11 @@ def replica_columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
     return tuple(column for column in OPTIONAL if column[0] in known)
 
 
+def is_own_structure(run: dict[str, Any]) -> bool:
+    """Whether a structure of somebody's own was simulated instead of a system of the package."""
+    return bool(((run.get("provenance") or {}).get("protocol") or {}).get("structure"))
+
+
 def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
     """Our row and, where the paper has one, the paper's for each run; footnotes go to ``notes``."""
     rows = []
@@ -139,6 +144,9 @@ def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
     for metrics in runs:
         rows.append(_our_row(metrics, notes, columns))
         run = metrics["run"]
+        if is_own_structure(run):
+            # The paper has no row for it, whatever the model was trained on.
+            continue
         printed = paper.paper_row(str(run["dataset"]), run.get("system") or "", run.get("architecture") or "")
         if printed is not None:
             rows.append(_paper_row(printed, run, notes, columns))

@@ -170,6 +170,20 @@ def test_free_energies_are_drawn_and_own_structures_are_repeated_from_their_file
     assert "openmm-mlbench simulate dimer.xml --model mine" in text
 
 
+def test_runs_of_one_model_are_told_apart_by_their_folders(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        metrics = make_metrics("mine", architecture=None)
+        metrics["run"]["folder"] = name
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    text = build_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert "Bonds of mine (a)" in text
+    assert "Bonds of mine (b)" in text
+    assert "simulate ethanol --model mine --replicas" in text
+
+
 def test_hostile_names_are_text(page):
     text = page.read_text(encoding="utf-8")
     assert "<script>window.hacked" not in text

@@ -157,6 +157,12 @@ def test_replicas_have_the_columns_that_any_of_them_has_a_value_for():
     ]
 
 
+def test_a_structure_of_ones_own_has_no_row_of_the_paper():
+    own = make_metrics(provenance={"protocol": {"structure": "methanol.pdb"}})
+    assert [row.kind for row in make_rows([own], Notes())] == ["ours"]
+    assert [row.kind for row in make_rows([make_metrics()], Notes())] == ["ours", "paper"]
+
+
 def test_a_model_that_the_paper_lacks_stands_alone():
     assert [row.kind for row in make_rows([make_metrics(architecture=None)], Notes())] == ["ours"]
 
