@@ -147,14 +147,14 @@ def _summary(runs: list[dict[str, Any]]) -> str:
     for protocol in dict.fromkeys(metrics["run"]["protocol"] for metrics in runs):
         of_protocol = [metrics["run"] for metrics in runs if metrics["run"]["protocol"] == protocol]
         lengths = dict.fromkeys(format_lengths(r["time_ps"] for r in run["replicas"]) for run in of_protocol)
-        models = "1 model" if len(of_protocol) == 1 else f"{len(of_protocol)} models"
+        runs_text = "1 run" if len(of_protocol) == 1 else f"{len(of_protocol)} runs"
         kelvin = of_protocol[0].get("temperature_K")
         at = f" at {kelvin:g} K" if kelvin is not None else ""
         full = of_protocol[0].get("full_length_ps")
         short = any(run["length_ps"] < full for run in of_protocol) if full else False
         shorter = f" The full protocol is {full:g} ps per replica." if short else ""
         texts.append(
-            f"{models} through protocol {protocol}{at}; really run: {' and '.join(lengths)}.{shorter}"
+            f"{runs_text} of protocol {protocol}{at}; really simulated: {' and '.join(lengths)}.{shorter}"
         )
     return " ".join(texts)
 
