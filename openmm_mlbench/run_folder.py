@@ -232,6 +232,17 @@ def _read_replica(
         trajectory = replace(trajectory, positions_nm=trajectory.positions_nm[:n_both])
         deviation = log["max_bond_deviation_A"][:n_both]
     unstable = status["state"] == "unstable"
+    found = survival(
+        deviation,
+        trajectory.times_ps,
+        np.inf if run.criterion == "none" else run.threshold_A,
+        end_ps=float(trajectory.times_ps[-1]) if trajectory.n_frames else 0.0,
+        stopped_at_ps=float(status["stable_ps"] or 0.0) if unstable else None,
+    )
+    if windows is not None and found.broke and windows.frames_per_window:
+        # The frames of a window that a collapse cut short were never judged.
+        whole = found.n_stable_frames // windows.frames_per_window * windows.frames_per_window
+        found = replace(found, n_stable_frames=whole)
     return Replica(
         index=index,
         status=status,
@@ -239,13 +250,7 @@ def _read_replica(
         trajectory=trajectory,
         deviation_A=deviation,
         windows=windows,
-        survival=survival(
-            deviation,
-            trajectory.times_ps,
-            np.inf if run.criterion == "none" else run.threshold_A,
-            end_ps=float(trajectory.times_ps[-1]) if trajectory.n_frames else 0.0,
-            stopped_at_ps=float(status["stable_ps"] or 0.0) if unstable else None,
-        ),
+        survival=found,
     )
 
 

@@ -109,7 +109,9 @@ def data_of(card: Card, data: str | Path | None = None) -> ModelData:
             raise
         # A data set can be at hand in another size than the model was trained on.
         test = frames.select(default_split(name, frames).test)
-        return ModelData(frames=test, own=False, note=f"starting from other frames of {name}, because {error}")
+        return ModelData(
+            frames=test, own=False, note=f"starting from other frames of {name}, because {error}"
+        )
     if len(split.test) == 0:
         note = f"starting from validation frames: the split of {name} left none to test"
         return ModelData(frames=frames.select(split.validation), own=False, note=note)
@@ -245,7 +247,10 @@ def find_model(id_or_path: str | Path) -> Potential | ReferencePotential:
 
 
 def start_of(
-    protocol: Protocol, model: Potential | ReferencePotential, data: str | Path | None = None
+    protocol: Protocol,
+    model: Potential | ReferencePotential,
+    data: str | Path | None = None,
+    n_replicas: int | None = None,
 ) -> ModelData:
     """The frames that a run begins from: models of a structure file, or test frames of the model's data.
 
@@ -255,6 +260,7 @@ def start_of(
         protocol: says which of the two.
         model: whose data.
         data: file of its data set, instead of where it is looked for.
+        n_replicas: how many starts are wanted; the protocol's number if None.
 
     Raises:
         DataError: ``data`` was given and does not fit.
@@ -272,7 +278,7 @@ def start_of(
             raise
         frames = structure_frames(replace(protocol, initial_positions="structure", initial_file=None))
         note = f"every replica starts from {frames.name} with momenta of its own, because {error}"
-        alike = frames.select(np.zeros(max(protocol.replicas, 1), dtype=np.int64))
+        alike = frames.select(np.zeros(max(protocol.replicas, n_replicas or 1), dtype=np.int64))
         return ModelData(frames=alike, own=False, note=note)
 
 
@@ -306,7 +312,7 @@ def simulate(
     """
     trained = _dataset_of(potential)
     same = _is_same_system(protocol, potential)
-    start = start_of(protocol, potential, data)
+    start = start_of(protocol, potential, data, options.get("replicas"))
     if start.note and note is not None:
         note(start.note)
     reference = load_reference(trained) if same and _is_named(trained) else None

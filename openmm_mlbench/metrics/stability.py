@@ -74,13 +74,17 @@ def survival(
             f"{len(max_deviation_A)} deviations for {len(times_ps)} times; wanted one for each frame"
         )
     frame = first_broken_frame(max_deviation_A, threshold_A)
+    # The frame that the simulation gave up at is no stable one, whatever gave it away.
+    n_before = len(times_ps)
+    if stopped_at_ps is not None:
+        n_before = int(np.count_nonzero(np.asarray(times_ps) < stopped_at_ps * (1 - 1e-9)))
     if frame is not None:
         time_ps = float(times_ps[frame])
         if stopped_at_ps is not None:
             time_ps = min(time_ps, stopped_at_ps)
-        return Survival(time_ps=time_ps, broke=True, n_stable_frames=frame)
+        return Survival(time_ps=time_ps, broke=True, n_stable_frames=min(frame, n_before))
     if stopped_at_ps is not None:
-        return Survival(time_ps=stopped_at_ps, broke=True, n_stable_frames=len(times_ps))
+        return Survival(time_ps=stopped_at_ps, broke=True, n_stable_frames=n_before)
     if end_ps is None:
         if len(times_ps) == 0:
             raise MetricError("no frame and no end of the simulation; wanted at least one of them")

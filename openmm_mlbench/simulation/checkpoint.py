@@ -10,6 +10,7 @@ A kill at any moment leaves at least one complete checkpoint, if there was one.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def remove_unnamed(folder: Path, checkpoints: list[Checkpoint]) -> None:
 
 
 def read_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The checkpoints whose files are whole, newest first.
+    """The checkpoints that a run can go on from, newest first: whole ones, then those that have only their State XML.
 
     Raises:
         SimulationError: checkpoint.json is damaged.
@@ -130,7 +131,10 @@ def read_checkpoints(folder: Path) -> list[Checkpoint]:
             f"{path}: of format version {version}, this package reads {FORMAT_VERSION}; "
             "go on with the package that began it"
         )
-    return [item for item in found if _is_whole(folder, item)]
+    exact = [item for item in found if _are_whole(folder, item, item.sha256)]
+    return exact + [
+        item for item in found if item not in exact and _are_whole(folder, item, (f"{item.stem}.xml",))
+    ]
 
 
 def load_checkpoint(folder: Path, checkpoint: Checkpoint, context: Any, properties: dict[str, str]) -> str:
@@ -144,7 +148,8 @@ def load_checkpoint(folder: Path, checkpoint: Checkpoint, context: Any, properti
     """
     import openmm
 
-    if checkpoint.engine == engine_description(context, properties):
+    fits = checkpoint.engine == engine_description(context, properties)
+    if fits and _are_whole(folder, checkpoint, (f"{checkpoint.stem}.chk",)):
         try:
             context.loadCheckpoint((folder / f"{checkpoint.stem}.chk").read_bytes())
         except openmm.OpenMMException:
@@ -175,13 +180,14 @@ def _read_state(path: Path) -> Any:
     return openmm.XmlSerializer.deserialize(text)
 
 
-def _is_whole(folder: Path, checkpoint: Checkpoint) -> bool:
+def _are_whole(folder: Path, checkpoint: Checkpoint, names: Iterable[str]) -> bool:
     """OpenMM loads some cut checkpoints without a word, so their hashes are compared."""
-    for name, sha256 in checkpoint.sha256.items():
+    wanted = list(names)
+    for name in wanted:
         path = folder / name
         # A name with a folder in it was not written by us.
         if path.parent != folder or not path.is_file():
             return False
-        if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != checkpoint.sha256.get(name):
             return False
-    return bool(checkpoint.sha256)
+    return bool(wanted)

@@ -19,6 +19,7 @@ from openmm_mlbench.files import write_text
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.barostat import add_barostat, seed_barostat
 from openmm_mlbench.simulation.checkpoint import (
+    INDEX,
     Checkpoint,
     engine_description,
     load_checkpoint,
@@ -160,11 +161,15 @@ def _run_locked(
     checkpoint = None
     if task.resume:
         status = read_status(task.folder)
-        if status is not None and _has_ended(status, task):
+        if status is not None and status.has_ended(task.n_steps):
             _tell(task, status, notify)
             return status
         whole = read_checkpoints(task.folder)
         checkpoint = next(iter(whole), None)
+        if checkpoint is None and (task.folder / INDEX).is_file():
+            raise SimulationError(
+                f"{task.folder}: none of its checkpoints is whole; put their files back, or start again with --overwrite"
+            )
         remove_unnamed(task.folder, whole)
     if checkpoint is None:
         remove_replica(task.folder)
@@ -605,11 +610,6 @@ class _Replica:
             return []
         n_held = self.files.n_frames % self.task.window.frames_per_window
         return read_frames(self.task.folder, self.files.n_frames, n_held)
-
-
-def _has_ended(status: ReplicaStatus, task: ReplicaTask) -> bool:
-    """A collapse is final; a finished replica is done unless more is wanted."""
-    return status.state == "unstable" or (status.state == "finished" and status.step >= task.n_steps)
 
 
 def _tell(task: ReplicaTask, status: ReplicaStatus, notify: ProgressCallback | None) -> None:

@@ -85,6 +85,10 @@ class ReplicaStatus:
         if self.state not in STATES:
             raise SimulationError(f"state {self.state!r} is not one of {', '.join(STATES)}")
 
+    def has_ended(self, n_steps: int) -> bool:
+        """A collapse is final; a finished replica is done unless more steps are wanted."""
+        return self.state == "unstable" or (self.state == "finished" and self.step >= n_steps)
+
     def write(self, folder: Path) -> None:
         """Write status.json."""
         record = asdict(self)

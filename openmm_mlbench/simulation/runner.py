@@ -141,7 +141,7 @@ def run_protocol(
         except OSError as error:
             raise disk_error(out, error, "at its start") from error
         if resume and bias is not None and bias.walkers == "shared":
-            cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)])
+            cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)], plan.n_steps)
         tasks = _tasks(out, plan, provider, topology, threads=threads, resume=resume)
         if min(jobs, n_replicas) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)

@@ -151,8 +151,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
 
 
 def test_without_a_checkpoint_it_starts_again(tmp_path):
+    """A kill before the first checkpoint leaves frames, but nothing to go on from."""
     folder, _ = stop_half_way(tmp_path / "run")
-    for path in folder.glob("checkpoint-*"):
+    for path in folder.glob("checkpoint*"):
         path.unlink()
     (folder / "status.json").unlink()
     statuses = run(tmp_path / "run", length_ps=4.0, replicas=1, resume=True)

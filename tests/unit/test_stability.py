@@ -158,3 +158,13 @@ def test_results_of_one_broken_replica():
     assert (stability.status, stability.value, stability.stderr) == ("unstable", 1.0, None)
     assert "one replica has no standard error" in stability.note
     assert n_finished.value == 0.0
+
+
+def test_the_frame_that_the_simulation_gave_up_at_is_not_stable():
+    """Whatever gave it away: no bond need be long where atoms fly at 20,000 K."""
+    times = 0.1 * np.arange(1, 14)
+    calm = survival(np.zeros(13), times, 0.5, stopped_at_ps=1.1)
+    assert (calm.time_ps, calm.broke, calm.n_stable_frames) == (1.1, True, 10)
+    # A deviation that the file's rounding brings below the threshold again.
+    rounded = np.where(times > 0.55, 0.49999997, 0.1)
+    assert survival(rounded, times, 0.5, stopped_at_ps=times[5]).n_stable_frames == 5

@@ -102,6 +102,11 @@ def plan_bias(
         backend = former["backend"]
     if backend == "auto":
         backend = "plumed" if plumed_available() else "native"
+    if backend == "plumed" and protocol.ensemble == "NPT":
+        raise SimulationError(
+            f"protocol {protocol.name} is NPT, whose checkpoints begin a new Context, and PLUMED would lose its bias there; "
+            "use --metadynamics native"
+        )
     if backend == "plumed":
         if not plumed_available():
             raise DependencyError(
