@@ -191,7 +191,7 @@ def test_bond_lengths_of_ethanol():
         )
 
 
-@pytest.mark.parametrize("molecule", ["ethanol", "naphthalene", "salicylic-acid"])
+@pytest.mark.parametrize("molecule", MOLECULES)
 def test_references_in_a_true_ensemble(molecule):
     """Of a kernel model with MD17's labels: the same molecule, colder than MD17's frames, so sharper and shorter."""
     canonical, frames = load_canonical_reference(molecule), load_reference(molecule)
