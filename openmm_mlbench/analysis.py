@@ -207,7 +207,13 @@ def _measure_stability(
     run: Run, replicas: list[Replica], reference: Reference | None, criterion: RdfCriterion | None
 ) -> Measurement:
     watched = [replica for replica in replicas if replica.survival.broke or replica.trajectory.n_frames]
-    if watched:
+    judged = [replica for replica in watched if replica.survival.broke or _is_judged(replica)]
+    if watched and not judged:
+        note = f"no replica is as long as one window of {run.window_ps:g} ps"
+        results = [
+            Result(name="stability", status="too_short", unit="ps", n_replicas=len(watched), note=note)
+        ]
+    elif watched:
         results = stability_results([replica.survival for replica in watched], run.length_ps)
     else:
         note = join_notes("no replica wrote a frame", *(replica.status["message"] for replica in replicas))
@@ -231,6 +237,11 @@ def _measure_stability(
         results=results,
         curves=curves,
     )
+
+
+def _is_judged(replica: Replica) -> bool:
+    """Whether anything was compared: RDFs want a whole window."""
+    return replica.windows is None or len(replica.windows.times_ps) > 0
 
 
 def _stability_definition(run: Run, reference: Reference | None, criterion: RdfCriterion | None) -> str:

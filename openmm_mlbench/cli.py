@@ -126,9 +126,7 @@ def protocols(context: typer.Context) -> None:
         from openmm_mlbench.listings import PROTOCOL_COLUMNS, protocol_rows
 
         rows, later = protocol_rows(), ("system", "steps", "frames / ps", "variants")
-        _print_columns(
-            PROTOCOL_COLUMNS, rows, [column for column in PROTOCOL_COLUMNS if column not in later]
-        )
+        _print_columns(PROTOCOL_COLUMNS, rows, [column for column in PROTOCOL_COLUMNS if column not in later])
         print()
         _print_columns(PROTOCOL_COLUMNS, rows, ["protocol", *later])
 

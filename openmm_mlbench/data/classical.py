@@ -149,7 +149,8 @@ RECIPES = {
             temperature_K=300.0,
             friction_per_ps=1.0,
             timestep_fs=2.0,
-            equilibration_ps=20.0,
+            # The solvated box begins at 0.91 g/cm3.
+            equilibration_ps=100.0,
         ),
     )
 }

@@ -177,7 +177,9 @@ def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...])
 def _protocol_text(run: dict[str, Any]) -> str:
     start = run.get("frames_from")
     other = f", started from {_start_text(str(start))}" if start not in {None, run["dataset"]} else ""
-    return f"protocol {run['protocol']}{other}"
+    # Nothing that was trained: its errors on labels are their rounding.
+    kind = "" if run.get("architecture") else "the potential behind the data; "
+    return f"{kind}protocol {run['protocol']}{other}"
 
 
 def _start_text(start: str) -> str:

@@ -115,3 +115,10 @@ def test_energy_drift_of_nve_runs(tmp_path):
     assert abs(drift["value"]) < 0.05
     curves = next(m["curves"] for m in metrics["measurements"] if m["observable"] == "drift")
     assert set(curves) == {"replica 0", "replica 1"}
+
+
+def test_less_than_a_window_is_no_stability(tmp_path, with_references):
+    run = simulate(tmp_path, tmp_path / "run", length_ps=0.4, replicas=1)
+    stability = results_of(analyze(run))["stability"]
+    assert (stability["status"], stability["value"]) == ("too_short", None)
+    assert "no replica is as long as one window of 0.8 ps" in stability["note"]
