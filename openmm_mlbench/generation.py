@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from openmm_mlbench.data.sampling import ReportProgress
 from openmm_mlbench.errors import DataError
@@ -64,7 +63,7 @@ def _gfn2(system: str, request: Request) -> list[Path]:
         raise DataError(
             f"GFN2 data are made on the Reference platform, not on {request.platform}; leave --platform out"
         )
-    options: dict[str, Any] = {} if request.timestep_fs is None else {"timestep_fs": request.timestep_fs}
+    timestep_fs = _GFN2_SHIPPED[system][2] if request.timestep_fs is None else request.timestep_fs
     return list(
         generate_reference_data(
             system,
@@ -73,7 +72,7 @@ def _gfn2(system: str, request: Request) -> list[Path]:
             length_ps=request.length_ps,
             seed=request.seed,
             progress=request.progress,
-            **options,
+            timestep_fs=timestep_fs,
         )
     )
 
@@ -96,13 +95,23 @@ def _classical(dataset: str) -> Callable[[str, Request], list[Path]]:
     return make
 
 
+# Frames, length (ps) and time step (fs) of the shipped data.
+_GFN2_SHIPPED = {
+    "aspirin": (800, 160.0, 1.0),
+    "ethanol": (1500, 300.0, 0.5),
+    "naphthalene": (750, 150.0, 1.0),
+    "salicylic-acid": (1000, 200.0, 1.0),
+}
+
+
 def _gfn2_variant(system: str) -> Variant:
+    n_frames, length_ps, _ = _GFN2_SHIPPED[system]
     return Variant(
         system=system,
         name="gfn2",
         summary="GFN2-xTB, 500 K, with the reference of h(r)",
-        n_frames=1500,
-        length_ps=300.0,
+        n_frames=n_frames,
+        length_ps=length_ps,
         full_n_frames=10_000,
         full_length_ps=1000.0,
         make=_gfn2,
@@ -110,7 +119,7 @@ def _gfn2_variant(system: str) -> Variant:
 
 
 VARIANTS = (
-    *(_gfn2_variant(system) for system in ("aspirin", "ethanol", "naphthalene", "salicylic-acid")),
+    *(_gfn2_variant(system) for system in _GFN2_SHIPPED),
     Variant(
         system="water",
         name="spcfw-mdsim",

@@ -146,6 +146,7 @@ _MD17_SPLITS = ((9500, 500, 10000), (950, 50, 1000))
 _RMD17_SPLITS = ((950, 50, 1000),)
 # Shorter runs than ethanol's.
 _GFN2_SPLITS: dict[str, tuple[int, int, int]] = {
+    "naphthalene": (513, 50, 187),
     "aspirin": (550, 50, 200),
     "salicylic-acid": (700, 50, 250),
 }
@@ -231,7 +232,7 @@ def _generated(
 DATASETS = (
     *_molecule("aspirin"),
     *_molecule("ethanol"),
-    *_molecule("naphthalene")[:2],
+    *_molecule("naphthalene"),
     *_molecule("salicylic-acid"),
     _generated(
         "water-1k",

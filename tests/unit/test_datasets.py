@@ -149,3 +149,15 @@ def test_reading_needs_neither_torch_nor_openmm():
         "topology.find_bonds(data.atomic_numbers, data.positions[0])\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_generate_without_options_makes_what_ships():
+    """The numbers of the shipped GFN2 sets are those of their one command."""
+    from openmm_mlbench.generation import _GFN2_SHIPPED, find_variant
+
+    for system, (n_frames, length_ps, timestep_fs) in _GFN2_SHIPPED.items():
+        provenance = read_provenance(asset_path("systems", system, f"{system}-gfn2.npz"))
+        found = (provenance["n_frames"], provenance["length_ps"], provenance["timestep_fs"])
+        assert found == (n_frames, length_ps, timestep_fs), system
+        variant = find_variant(system)
+        assert (variant.n_frames, variant.length_ps) == (n_frames, length_ps)
