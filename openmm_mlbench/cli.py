@@ -59,6 +59,13 @@ def _print_columns(columns: list[str], rows: list[list[str]], chosen: list[str])
     _print_table(chosen, [[row[place] for place in places] for row in rows])
 
 
+def _four_digits(value: float | None) -> str:
+    if value is None:
+        return "-"
+    # Never 1e+04 for the length of a run.
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 def _show_version(value: bool) -> None:
     if value:
         print(f"openmm-mlbench {__version__}")
@@ -582,7 +589,7 @@ def analyze(
             [
                 r["name"],
                 r["status"],
-                *(("-" if r[k] is None else f"{r[k]:.4g}") for k in ("value", "stderr", "floor")),
+                *(_four_digits(r[k]) for k in ("value", "stderr", "floor")),
                 r["unit"],
             ]
             for measurement in metrics["measurements"]

@@ -83,7 +83,7 @@ def format_number(value: float, stderr: float | None = None, decimals: int | Non
 
 def format_lengths(lengths_ps: Iterable[float]) -> str:
     """What really ran: ``2 × 5 ps``, or ``3 × 300 ps, 1 × 12.4 ps``."""
-    counts = Counter(f"{length:.4g}" for length in lengths_ps)
+    counts = Counter(f"{length:.0f}" if length >= 1000 else f"{length:.4g}" for length in lengths_ps)
     if not counts:
         return "nothing"
     longest_first = sorted(counts.items(), key=lambda item: -float(item[0]))

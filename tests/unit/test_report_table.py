@@ -177,3 +177,7 @@ def test_what_differs_from_the_paper():
 def test_equal_notes_are_one_footnote():
     notes = Notes()
     assert [notes.number(text) for text in ("a", "b", "a")] == [1, 2, 1]
+
+
+def test_long_runs_are_not_written_as_powers_of_ten():
+    assert format_lengths([10000.0, 10000.0]).replace("\N{NO-BREAK SPACE}", " ") == f"2 {TIMES} 10000 ps"
