@@ -60,8 +60,9 @@ def test_shipped_data_of_molecules(name):
     np.testing.assert_array_equal(np.diff(frames.frame_indices), 4)  # 0.2 ps in frames of 50 fs
     # The harmonic estimate of the spread at 500 K: sqrt((3 N - 6) / 2) kT = 0.14 eV for ethanol.
     spread_eV = np.sqrt((3 * frames.n_atoms - 6) / 2) * 8.617333e-5 * 500
-    # Hydrogen bonds are not harmonic: salicylic acid has a tenth more.
-    assert frames.energies.std() == pytest.approx(spread_eV, rel=0.15)
+    # Its hydrogen bond is not harmonic: salicylic acid has 7 % more, the others at most 2.
+    rel = 0.10 if name == "salicylic-acid-gfn2" else 0.07
+    assert frames.energies.std() == pytest.approx(spread_eV, rel=rel)
     # No net force or torque on an isolated molecule.
     torque = np.cross(frames.positions, frames.forces).sum(axis=1)
     assert np.abs(frames.forces.sum(axis=1)).max() < 1e-5
