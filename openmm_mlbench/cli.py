@@ -467,11 +467,17 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a training folder.")],
     out: OutOption,
     data: DataOption = None,
+    remove_mean_force: Annotated[
+        bool,
+        typer.Option(
+            "--remove-mean-force", help="Subtract the mean force, which direct networks do not hold at zero."
+        ),
+    ] = False,
 ) -> None:
     """Write a TorchScript archive with its card; measures the test frames where they are at hand."""
     from openmm_mlbench.workflow import export_checkpoint
 
-    card = export_checkpoint(checkpoint, out, data=data)
+    card = export_checkpoint(checkpoint, out, data=data, remove_mean_force=remove_mean_force)
     error = card.errors.get("force_mae_meV_A")
     print(
         f"{out}: {card.model}, {card.n_parameters:,} parameters, force MAE "

@@ -7,7 +7,6 @@ it with ``openmm.XmlSerializer.deserialize``.
 """
 
 import difflib
-import hashlib
 import math
 import os
 import re
@@ -29,6 +28,7 @@ from openmm_mlbench.protocol_xml import (
     fields,
     parser,
     read_document,
+    simulation_sha256,
     to_xml,
     variant_names,
 )
@@ -181,8 +181,11 @@ class Protocol:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 over the content: comments and layout of the file do not count."""
-        return hashlib.sha256(self.to_xml().encode()).hexdigest()
+        """SHA-256 over what decides the simulation.
+
+        Comments and layout of the file, its description, its shorter forms and its list of observables do not count.
+        """
+        return simulation_sha256(self.to_xml())
 
     def n_steps(self, length_ps: float | None = None) -> int:
         """Integration steps of a replica of this length (of the protocol's own, if None).

@@ -6,6 +6,7 @@ What a document means is checked by :class:`openmm_mlbench.protocol.Protocol`.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ DEFAULT_WINDOW_PS = 1.0
 DEFAULT_THRESHOLD_A = 0.5
 _MAX_FILE_BYTES = 1_000_000
 _MONITOR = ("energy_kJ_mol_per_atom", "temperature_ratio", "displacement_A")
+# Words, shorter forms, and what is measured afterwards: none of these decides what a simulation does.
+_BESIDE_THE_SIMULATION = ("Description", "Demo", "Toy", "Observables")
 
 
 class InconsistentError(ProtocolError):
@@ -164,6 +167,25 @@ def to_xml(protocol: Protocol) -> str:
     root.append(etree.fromstring(protocol.integrator_xml.encode(), parser()))
     text = etree.tostring(root, encoding="UTF-8", xml_declaration=True, pretty_print=True)
     return text.decode()
+
+
+def simulation_sha256(text: str | bytes) -> str:
+    """SHA-256 over what decides the simulation in a protocol without variants, whatever its wording and layout.
+
+    Raises:
+        ProtocolError: not well-formed XML.
+    """
+    from lxml import etree
+
+    content = text.encode() if isinstance(text, str) else text
+    try:
+        root = etree.fromstring(content, parser())
+    except etree.XMLSyntaxError as error:
+        raise ProtocolError(f"not well-formed XML ({error.msg}); mend it") from error
+    for tag in _BESIDE_THE_SIMULATION:
+        for element in root.findall(tag):
+            root.remove(element)
+    return hashlib.sha256(etree.tostring(root, method="c14n2", strip_text=True)).hexdigest()
 
 
 def _read_xml(path: Path) -> Any:

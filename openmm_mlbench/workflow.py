@@ -50,12 +50,6 @@ from openmm_mlbench.training.trainer import force_field_from_checkpoint, load_ch
 DEMO_MODELS = ("ethanol-gfn2/schnet", "ethanol-gfn2/deeppot-se")
 DEMO_PROTOCOL = "ethanol"
 
-# What the architectures guarantee by construction; `check` measures every one of them.
-CLAIMS = {
-    "schnet": Claims(conservative=True, rotation=True, parity=True, zero_net_force=True),
-    "deeppot-se": Claims(conservative=True, rotation=True, parity=True, zero_net_force=True),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelData:
@@ -161,7 +155,12 @@ def split_of(card: Card, frames: Frames) -> Split:
 
 
 def export_checkpoint(
-    checkpoint: str | Path, out: str | Path, *, data: str | Path | None = None, command: str = ""
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    command: str = "",
+    remove_mean_force: bool = False,
 ) -> Card:
     """Turn a training checkpoint into an archive with its card; returns the card.
 
@@ -170,28 +169,43 @@ def export_checkpoint(
         out: the ``.pt`` archive to write.
         data: file of the data set, for the errors of the test frames.
         command: what trained it, for the card.
+        remove_mean_force: the exported model subtracts the mean force, which only the forces of
+            a direct network need.
 
     Raises:
         TrainingError: the checkpoint is damaged.
+        ModelError: remove_mean_force for a network whose forces sum to zero anyway.
         DataError: the data are not those that it was trained on.
     """
     record = load_checkpoint(checkpoint)
     recipe = Recipe.from_dict(json.loads(record["recipe"]))
     provenance = json.loads(record["provenance"])
     force_field = force_field_from_checkpoint(record)
+    network = force_field.network
+    if remove_mean_force and not network.direct:
+        raise ModelError(
+            f"{recipe.model} derives its forces from the energy, so they sum to zero; leave out --remove-mean-force"
+        )
+    force_field.remove_mean_force = remove_mean_force
     trained_on = TrainedOn(
         **{key: provenance[key] for key in TrainedOn.__dataclass_fields__ if key in provenance}
     )
     card = Card(
         model=recipe.model,
         hyperparameters=recipe.hyperparameters,
-        n_parameters=count_parameters(force_field.network),
+        n_parameters=count_parameters(network),
         species=sorted(set(provenance["atomic_numbers"])),
         example_atomic_numbers=provenance["atomic_numbers"],
-        cutoff_A=force_field.network.cutoff,
+        cutoff_A=network.cutoff,
         dtype="float32",
         periodic=provenance["periodic"],
-        claims=CLAIMS[recipe.model],
+        claims=Claims(
+            conservative=not network.direct,
+            rotation=network.rotation,
+            parity=network.parity,
+            zero_net_force=remove_mean_force or not network.direct,
+        ),
+        remove_mean_force=remove_mean_force,
         trained_on=trained_on,
         training={
             "recipe": recipe.as_dict(),

@@ -22,6 +22,17 @@ RIGID_BONDS = [[0, 3, 1.1], [0, 4, 1.1], [1, 5, 1.09], [1, 6, 1.09], [1, 7, 1.09
 EVERYTHING = Claims(conservative=True, rotation=True, parity=True, zero_net_force=True)
 
 
+def claims_of(field):
+    """What the architecture promises by construction."""
+    network = field.network
+    return Claims(
+        conservative=not network.direct,
+        rotation=network.rotation,
+        parity=network.parity,
+        zero_net_force=field.remove_mean_force or not network.direct,
+    )
+
+
 @functools.cache
 def ethanol():
     """The shipped frames and their default split."""
@@ -37,7 +48,7 @@ def force_field(model, hyperparameters=None, seed=0):
     return new_force_field(recipe, frames.select(split.train[:50]))
 
 
-def card(model, field, hyperparameters=None, claims=EVERYTHING, dataset="ethanol-gfn2", constraints="none"):
+def card(model, field, hyperparameters=None, claims=None, dataset="ethanol-gfn2", constraints="none"):
     """A card for it, as export writes one."""
     frames, split = ethanol()
     numbers = field.atomic_numbers.tolist()
@@ -50,7 +61,8 @@ def card(model, field, hyperparameters=None, claims=EVERYTHING, dataset="ethanol
         cutoff_A=field.network.cutoff,
         dtype="float32",
         periodic=False,
-        claims=claims,
+        claims=claims_of(field) if claims is None else claims,
+        remove_mean_force=field.remove_mean_force,
         trained_on=TrainedOn(
             dataset=dataset,
             dataset_hash=split.dataset_hash,
@@ -66,10 +78,13 @@ def card(model, field, hyperparameters=None, claims=EVERYTHING, dataset="ethanol
     )
 
 
-def write_archive(path, model="schnet", *, hyperparameters=None, seed=0, **card_options):
+def write_archive(
+    path, model="schnet", *, hyperparameters=None, seed=0, remove_mean_force=False, **card_options
+):
     """An archive of fresh weights; tiny unless hyperparameters are given."""
     hyperparameters = TINY.get(model, {}) if hyperparameters is None else hyperparameters
     field = force_field(model, hyperparameters, seed)
+    field.remove_mean_force = remove_mean_force
     save_archive(field, card(model, field, hyperparameters, **card_options), path)
     return path
 

@@ -5,7 +5,9 @@ every number.  Labels are energies and forces of the force field at the position
 stored; forces of constraints are no part of them.
 """
 
+import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench import __version__
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.npz import reason
 from openmm_mlbench.data.sampling import (
@@ -45,6 +48,7 @@ BAROSTAT_INTERVAL_STEPS = 25
 POSITION_UNIT_A = 2.0**-13
 FORCE_UNIT_EV_A = 2.0**-14
 _MINIMIZER_STEPS = 500
+_ANY_CELL_NM = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +283,9 @@ def _provenance(settings: ClassicalSettings, potential: ReferencePotential) -> d
         **asdict(settings),
         "integrator": "LangevinMiddleIntegrator",
         "potential_parameters": potential.description["parameters"],
+        "coefficients_sha256": coefficients_sha256(potential),
         "openmm": version("openmm"),
+        "openmm-mlbench": __version__,
         "generator": "openmm-mlbench data generate",
     }
     if settings.solvent:
@@ -290,6 +296,21 @@ def _provenance(settings: ClassicalSettings, potential: ReferencePotential) -> d
     # As it looks when it is read back.
     found: dict[str, Any] = json.loads(json.dumps(provenance))
     return found
+
+
+def coefficients_sha256(potential: ReferencePotential) -> str:
+    """SHA-256 over every number of a potential as OpenMM has them: the System of its molecules, without solvent."""
+    import openmm
+    from openmm import app
+
+    topology = app.PDBFile(str(structure_path(potential.system))).topology
+    if topology.getPeriodicBoxVectors() is None:
+        # Any cell does for a potential that wants one.
+        topology.setPeriodicBoxVectors(np.eye(3) * _ANY_CELL_NM)
+    system = openmm.XmlSerializer.serialize(potential.create_system(topology))
+    # The version of OpenMM stands apart.
+    content = re.sub(r' openmmVersion="[^"]*"', "", system, count=1)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _assemble(

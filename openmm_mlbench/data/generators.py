@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench import __version__
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.npz import reason
 from openmm_mlbench.data.sampling import (
@@ -241,8 +242,10 @@ def _provenance(settings: GfnSettings) -> dict[str, Any]:
         "platform": "Reference",
         "dynamics_accuracy": DYNAMICS_ACCURACY,
         "label_accuracy": LABEL_ACCURACY,
+        # The coefficients of GFN2 are part of tblite.
         "tblite": version("tblite"),
         "openmm": version("openmm"),
+        "openmm-mlbench": __version__,
         "generator": "openmm-mlbench data generate",
     }
 

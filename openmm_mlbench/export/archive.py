@@ -54,6 +54,7 @@ class Archive:
         state = self.load_script().state_dict()
         network = build_network(self.card.model, self.card.hyperparameters, self.card.species)
         force_field = ForceField(network, torch.tensor(self.card.example_atomic_numbers))
+        force_field.remove_mean_force = self.card.remove_mean_force
         model = ExportedModel(force_field)
         try:
             model.load_state_dict(state)
@@ -68,6 +69,7 @@ class Archive:
         model = self.load_eager()
         force_field = ForceField(model.network, model.atomic_numbers)
         force_field.scale, force_field.reference = model.scale, model.reference
+        force_field.remove_mean_force = model.remove_mean_force
         return force_field
 
 

@@ -92,6 +92,7 @@ class Card:
         periodic: trained on periodic frames.
         claims: symmetries.
         trained_on: data.
+        remove_mean_force: the exported module subtracts the mean force.
         errors: of the test frames: ``force_mae_meV_A``, its standard error over frames,
             ``energy_mae_meV``, ``n_test``; empty when no test frames were evaluated.
         training: recipe, epochs, minutes, machine, command.
@@ -109,6 +110,7 @@ class Card:
     periodic: bool
     claims: Claims
     trained_on: TrainedOn
+    remove_mean_force: bool = False
     errors: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -6,6 +6,8 @@ unwrapped; box vectors (3, 3) in nm or None; energy a float64 scalar in kJ/mol;
 forces (n_atoms, 3) in kJ/mol/nm, contiguous, in the dtype of the positions.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -30,11 +32,15 @@ class ExportedModel(nn.Module):
     scale: Tensor
     reference: Tensor
     one: Tensor
+    direct: Final[bool]
+    remove_mean_force: Final[bool]
 
     def __init__(self, force_field: ForceField) -> None:
         super().__init__()
         self.network = force_field.network
         self.cutoff = force_field.network.cutoff
+        self.direct = force_field.network.direct
+        self.remove_mean_force = force_field.remove_mean_force
         self.register_buffer("atomic_numbers", force_field.atomic_numbers.clone())
         self.register_buffer("atoms", torch.zeros(0, dtype=torch.long))
         self.register_buffer("scale", force_field.scale.to(torch.float64).clone())
@@ -61,14 +67,21 @@ class ExportedModel(nn.Module):
         self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Energy (float64, kJ/mol) and forces (n_selected, 3) in the network's dtype, kJ/mol/nm."""
-        vectors = pair_vectors.detach().to(self.one.dtype).requires_grad_()
-        per_atom = self.network.atomic_energies(vectors, topology)
-        gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
-        assert gradient is not None
+        vectors = pair_vectors.detach().to(self.one.dtype)
+        # A constant, so that TorchScript compiles one of the two branches.
+        if self.direct:
+            per_atom, forces = self.network.energies_and_forces(vectors, topology)
+            if self.remove_mean_force:
+                forces = forces - forces.mean(0, keepdim=True)
+        else:
+            vectors = vectors.requires_grad_()
+            per_atom = self.network.atomic_energies(vectors, topology)
+            gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
+            assert gradient is not None
+            forces = forces_from_pairs(gradient, pair_index, per_atom.size(0))
         energy = per_atom.detach().to(torch.float64).sum() * self.scale
         energy = (energy + self.reference[self.atomic_numbers].sum()) * self.kjmol_per_ev
-        forces = forces_from_pairs(gradient, pair_index, per_atom.size(0))
-        return energy, forces * (self.scale * self.force_factor).to(forces.dtype)
+        return energy, forces.detach() * (self.scale * self.force_factor).to(forces.dtype)
 
     def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Energy and forces; see the head of this file."""

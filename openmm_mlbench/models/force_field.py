@@ -17,6 +17,10 @@ class ForceField(nn.Module):
     Args:
         network: an architecture of :mod:`openmm_mlbench.models.registry`.
         atomic_numbers: (n_atoms,) of one frame.
+
+    Attributes:
+        remove_mean_force: subtract the mean force of each frame; for direct networks, whose
+            forces need not sum to zero.
     """
 
     atomic_numbers: Tensor
@@ -26,6 +30,7 @@ class ForceField(nn.Module):
     def __init__(self, network: Network, atomic_numbers: Tensor) -> None:
         super().__init__()
         self.network = network
+        self.remove_mean_force = False
         self.register_buffer("atomic_numbers", atomic_numbers.to(torch.long))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("reference", torch.zeros(119, dtype=torch.float64))
@@ -45,11 +50,18 @@ class ForceField(nn.Module):
             energies (n_frames,), eV, and forces (n_frames, n_atoms, 3), eV/A.
         """
         scale = self.scale.to(batch.pair_vectors.dtype)
+        n_atoms = self.atomic_numbers.size(0)
+        if self.network.direct:
+            with torch.set_grad_enabled(training):
+                per_atom, forces = self.network.energies_and_forces(batch.pair_vectors, batch.topology)
+                per_frame = (forces * scale).view(-1, n_atoms, 3)
+                if self.remove_mean_force:
+                    per_frame = per_frame - per_frame.mean(1, keepdim=True)
+                return (per_atom * scale).view(-1, n_atoms).sum(1), per_frame
         with torch.enable_grad():
             vectors = batch.pair_vectors.detach().requires_grad_()
             per_atom = self.network.atomic_energies(vectors, batch.topology) * scale
             (gradient,) = torch.autograd.grad(per_atom.sum(), vectors, create_graph=training)
-        n_atoms = self.atomic_numbers.size(0)
         forces = forces_from_pairs(gradient, batch.pair_index, per_atom.size(0))
         return per_atom.view(-1, n_atoms).sum(1), forces.view(-1, n_atoms, 3)
 

@@ -1,18 +1,28 @@
 """What every architecture offers to training and export."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 
 class Network(nn.Module, ABC):
-    """Energy per atom from pair vectors; TorchScript-safe, A inside, knows no cell.
+    """Energies, or energies and forces, of atoms from pair vectors; TorchScript-safe, A inside, knows no cell.
+
+    A conservative network offers :meth:`atomic_energies`, and whoever calls it derives
+    the forces.  A direct network offers :meth:`energies_and_forces` and sets ``direct``.
 
     Attributes:
         cutoff: A; contributions of pairs beyond it are exactly zero.
+        direct: forces are an output of their own, not the gradient of the energy.
+        rotation: energies invariant and forces equivariant under rotation, by construction.
+        parity: the same under inversion.
     """
 
     cutoff: float
+    direct: ClassVar[bool] = False
+    rotation: ClassVar[bool] = True
+    parity: ClassVar[bool] = True
 
     @abstractmethod
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
@@ -23,14 +33,23 @@ class Network(nn.Module, ABC):
             pair_index: (2, n_pairs); see :mod:`openmm_mlbench.models.neighbours`.
         """
 
-    @abstractmethod
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
-        """Energies (n_atoms,) in the network's unit.
+        """Energies (n_atoms,) in the network's unit, of a conservative network.
 
         Args:
             pair_vectors: (n_pairs, 3), A.
             topology: what :meth:`topology` returned for these pairs.
         """
+        raise NotImplementedError
+
+    def energies_and_forces(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Energies (n_atoms,) and forces (n_atoms, 3) in the network's unit, per A, of a direct network.
+
+        Args:
+            pair_vectors: (n_pairs, 3), A.
+            topology: what :meth:`topology` returned for these pairs.
+        """
+        raise NotImplementedError
 
     def forward(self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> Tensor:
         """Energies (n_atoms,) from species (n_atoms,), pair_vectors (n_pairs, 3) A and pair_index (2, n_pairs)."""

@@ -1,5 +1,6 @@
 """The architectures by name, and networks from plain configurations."""
 
+import inspect
 from typing import Any
 
 from openmm_mlbench.errors import ModelError
@@ -8,9 +9,6 @@ from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.schnet import SchNet
 
 ARCHITECTURES: dict[str, type[Network]] = {"schnet": SchNet, "deeppot-se": DeepPotSE}
-
-# Architectures whose parameters depend on the list of species.
-SPECIES_DEPENDENT = ("deeppot-se",)
 
 
 def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]) -> Network:
@@ -26,11 +24,13 @@ def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]
     """
     if name not in ARCHITECTURES:
         raise ModelError(f"model {name!r} is not known; use one of {', '.join(ARCHITECTURES)}")
+    architecture = ARCHITECTURES[name]
     arguments = dict(hyperparameters)
-    if name in SPECIES_DEPENDENT:
+    # Some architectures have parameters for each element or pair of elements.
+    if "species" in inspect.signature(architecture).parameters:
         arguments["species"] = species
     try:
-        return ARCHITECTURES[name](**arguments)
+        return architecture(**arguments)
     except TypeError as error:
         raise ModelError(f"hyperparameters of {name}: {error}; see its docstring for the names") from error
 

@@ -1,5 +1,6 @@
 """run.json: what was simulated, with every hash, version and seed."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform as host
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 import openmm_mlbench
 from openmm_mlbench.data.frames import Frames
-from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.errors import ProtocolError, SimulationError
 from openmm_mlbench.files import atomic_path, sha256_file, write_json
 from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.protocol_xml import simulation_sha256
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan
 from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
 from openmm_mlbench.simulation.platforms import PlatformChoice
@@ -38,8 +40,8 @@ _SAME = (
     "rdf_windows",
     "metadynamics",
 )
-# ... and what stays as it was at the start.
-_KEPT = ("platform", "versions", "git_commit", "host")
+# ... and what each session that worked on it notes for itself; the top level is that of the first.
+_SESSION = ("platform", "versions", "git_commit", "host")
 _PACKAGES = ("openmm", "openmmtorch", "torch", "numpy")
 
 
@@ -95,7 +97,10 @@ def write_run_record(out: Path, plan: Plan, *, resume: bool) -> None:
     if resume and (out / RUN).is_file():
         former = read_run(out)
         _check_same(out, former, record)
-        record |= {key: former[key] for key in _KEPT}
+        # Runs of older versions kept their first session only.
+        sessions = former.get("sessions") or [_session(former)]
+        record["sessions"] = [*sessions, *record["sessions"]]
+        record |= {key: former[key] for key in _SESSION}
         record["length_ps"] = max(record["length_ps"], former["length_ps"])
     else:
         remove_run(out)
@@ -109,9 +114,14 @@ def write_run_record(out: Path, plan: Plan, *, resume: bool) -> None:
         plan.protocol.write(out / "protocol.xml")
 
 
+def _session(record: dict[str, Any]) -> dict[str, Any]:
+    """What one session notes: where and with which versions it ran, and how long the run should become."""
+    return {key: record[key] for key in (*_SESSION, "length_ps", "replicas")}
+
+
 def _run_record(plan: Plan) -> dict[str, Any]:
     protocol, frames, seed = plan.protocol, plan.frames, plan.protocol.seed
-    return {
+    record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "protocol": {
@@ -162,12 +172,15 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "host": {"machine": host.machine(), "system": host.platform()},
     }
+    record["sessions"] = [_session(record)]
+    return record
 
 
 def _check_same(out: Path, former: dict[str, Any], record: dict[str, Any]) -> None:
     for key in _SAME:
-        if key == "protocol" and former[key]["sha256"] == record[key]["sha256"]:
-            continue  # an older version wrote fewer of its fields
+        # Equal hashes are enough: an older version wrote fewer fields, and observables may have come since.
+        if key == "protocol" and record[key]["sha256"] in (former[key]["sha256"], _hash_of_copy(out, former)):
+            continue
         if key == "thresholds" and asdict(Thresholds()) | former[key] == record[key]:
             continue
         if former.get(key) != record[key]:
@@ -181,6 +194,17 @@ def _check_same(out: Path, former: dict[str, Any], record: dict[str, Any]) -> No
             f"{out}: was begun with {former['replicas']} replicas, not {record['replicas']}; "
             "ask for at least as many"
         )
+
+
+def _hash_of_copy(out: Path, former: dict[str, Any]) -> str | None:
+    """Today's hash of the protocol of an older run, which hashed the whole file; None where the copy is not that file."""
+    try:
+        content = (out / "protocol.xml").read_bytes()
+        if hashlib.sha256(content).hexdigest() != former["protocol"]["sha256"]:
+            return None
+        return simulation_sha256(content)
+    except (OSError, ProtocolError):
+        return None
 
 
 def _difference(former: Any, now: Any) -> str:

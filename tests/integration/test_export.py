@@ -11,6 +11,7 @@ import torch
 from openmm import unit
 from torch import Tensor
 
+from openmm_mlbench import units
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export import ahead_of_time
 from openmm_mlbench.export.archive import find_archive, list_archives
@@ -19,6 +20,7 @@ from openmm_mlbench.export.check import check_archive
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.forces.drivers import make_force
 from openmm_mlbench.forces.platforms import prepare_platforms
+from openmm_mlbench.models.force_field import Batcher
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.potential import Potential
@@ -298,6 +300,21 @@ def pushed_forces(pair_gradient: Tensor, pair_index: Tensor, n_atoms: int) -> Te
     return forces + 0.01
 
 
+class Direct(Pairs):
+    """Forces of its own that obey nothing but the order of atoms."""
+
+    direct = True
+    rotation = False
+    parity = False
+
+    def energies_and_forces(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        values = self.smooth(pair_vectors)
+        forces = torch.stack(
+            [self.sums(values, topology), self.sums(values * pair_vectors[:, 0].square(), topology)]
+        )
+        return self.sums(values, topology), torch.stack([forces[0], forces[0] * forces[1], forces[1]], dim=1)
+
+
 PROMISES = {
     "conservative": "forces against finite differences (conservative)",
     "rotation": "rotation",
@@ -370,6 +387,28 @@ def test_a_detached_factor_fails_the_check(tmp_path, monkeypatch, numbers, posit
     nothing = Claims(conservative=False, rotation=False, parity=False, zero_net_force=False)
     rows = check(tmp_path, Detached, nothing, monkeypatch, numbers, positions)
     assert failed(rows) == {"in OpenMM against eager"}
+
+
+@pytest.mark.parametrize("remove_mean_force", [False, True])
+def test_direct_forces_come_through(tmp_path, monkeypatch, numbers, positions, remove_mean_force):
+    """Scripted, ahead of time, in OpenMM and batched: the network's own forces, with or without their mean."""
+    monkeypatch.setitem(ARCHITECTURES, "toy", Direct)
+    path = fresh_models.write_archive(tmp_path / "toy.pt", "toy", remove_mean_force=remove_mean_force)
+    archive = find_archive(path)
+    rows = check_archive(archive, numbers, positions.numpy())
+    assert failed(rows) == set()
+    measured = {row.name: row.measured for row in rows}
+    assert measured["forces against finite differences (conservative)"] > 0.1
+    assert (measured["net force"] > 0.1) is not remove_mean_force
+    field = archive.load_force_field()
+    batch = Batcher(field)(torch.stack([positions * 10.0] * 2).float(), None)
+    energies, forces = field(batch)
+    energy, expected = archive.load_eager()(positions)
+    np.testing.assert_allclose(forces[1] * units.KJMOL_NM_PER_EV_ANGSTROM, expected, rtol=1e-4, atol=1e-3)
+    total = (energies[1].double() + field.reference_energy()) * units.KJMOL_PER_EV
+    assert float(total) == pytest.approx(float(energy), rel=1e-6)
+    (trained,) = torch.autograd.grad(field(batch, training=True)[1].square().sum(), [field.network.weight])
+    assert float(trained.abs()) > 0
 
 
 def test_permutation_is_no_matter_of_claims(tmp_path, monkeypatch, numbers, positions):
