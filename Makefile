@@ -11,14 +11,18 @@ ARGS ?=
 # Below about 100 atoms one thread per process is fastest.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help venv demo test lint wheel readme
+# Packages to compare with; each has an environment of its own, because some cannot share one.
+PEERS := nequip mace deepmd schnetpack pyg
+
+.PHONY: help venv demo test lint wheel readme peers peers-test $(PEERS:%=peers-%) $(PEERS:%=peers-test-%)
 
 help:
 	@echo "make demo    the main job on the shipped models, and a page about it (.venv takes 8 GB)"
 	@echo "make test    the whole test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make wheel   dist/*.whl"
-	@echo "make readme  write the measured tables of README.md anew from benchmarks/results/"
+	@echo "make readme  write the measured tables of README.md and docs/ anew from benchmarks/results/"
+	@echo "make peers   .peers/: other packages ($(PEERS)), 240 MB; make peers-test compares with them"
 
 venv: $(VENV)/.installed-dev
 
@@ -28,7 +32,7 @@ demo: $(VENV)/.installed
 
 # Two processes; a test file stays in one of them, so that what its tests share is made once.
 test: venv
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not peers" -n 2 --dist loadfile $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .
@@ -42,6 +46,23 @@ wheel: venv
 
 readme: $(VENV)/.installed
 	$(BIN)/python benchmarks/render_readme.py
+
+# What .venv lacks or has in another version, one folder per package, put before .venv on the path: torch,
+# 7 GB, is there only once.
+peers: $(PEERS:%=peers-%)
+
+$(PEERS:%=peers-%): peers-%: .peers/%/.installed
+
+.peers/%/.installed: tests/peers/%.txt | $(VENV)/.installed-dev
+	rm -rf .peers/$*
+	$(PIP) install --target .peers/$* --no-deps -r $<
+	@touch $@
+
+# Each writes what it measured into benchmarks/results/peers.json.
+peers-test: $(PEERS:%=peers-test-%)
+
+$(PEERS:%=peers-test-%): peers-test-%: .peers/%/.installed
+	MLBENCH_PEER=$* PYTHONPATH=.peers/$* $(BIN)/python -m pytest -W ignore tests/peers $(ARGS)
 
 # Some systems ship venv without its copy of pip: then the system's pip, which is assumed, fetches one.
 $(BIN)/python:
