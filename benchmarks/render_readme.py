@@ -1,7 +1,7 @@
-"""Write the measured tables of README.md from benchmarks/results/*.json.
+"""Write the measured tables of README.md and docs/models.md from benchmarks/results/*.json.
 
 python benchmarks/render_readme.py            rewrite the tables
-python benchmarks/render_readme.py --check    exit code 1 when README.md says something else
+python benchmarks/render_readme.py --check    exit code 1 when a page says something else
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- /table -->``; NAME.json holds its numbers.
 """
@@ -127,10 +127,31 @@ def speed_table(record: Record) -> str:
     return table(["Calls or steps per second", *variants.values()], rows)
 
 
+def peers_table(record: Record) -> str:
+    rows = []
+    for entry in record["comparisons"].values():
+        versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
+        rows.append(
+            [
+                f"`{entry['ours']}`, `{entry['theirs']}`"
+                if entry["kind"] == "weights"
+                else f"`{entry['theirs']}`",
+                {"weights": "weights copied across", "import": "imported model"}[entry["kind"]],
+                entry["systems"] + (f"; {entry['note']}" if entry["note"] else ""),
+                f"{entry['energy']:.0e}",
+                f"{entry['forces']:.0e}",
+                entry["dtype"],
+                versions,
+            ]
+        )
+    return table(["Compared", "How", "On", "Energy", "Forces", "dtype", "Versions"], rows)
+
+
 TABLES: dict[str, Callable[[Record], str]] = {
     "training": training_table,
     "simulation": simulation_table,
     "speed": speed_table,
+    "peers": peers_table,
 }
 
 
@@ -157,15 +178,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument(
+        "--pages", type=Path, nargs="+", default=[ROOT / "README.md", ROOT / "docs" / "models.md"]
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
-    text = arguments.readme.read_text(encoding="utf-8")
-    rendered = render_all(text, arguments.results)
-    if not arguments.check:
-        arguments.readme.write_text(rendered, encoding="utf-8")
-    elif rendered != text:
-        sys.exit(f"error: {arguments.readme} differs from {arguments.results}; run `make readme`")
+    for page in arguments.pages:
+        text = page.read_text(encoding="utf-8")
+        rendered = render_all(text, arguments.results)
+        if not arguments.check:
+            page.write_text(rendered, encoding="utf-8")
+        elif rendered != text:
+            sys.exit(f"error: {page} differs from {arguments.results}; run `make readme`")
 
 
 if __name__ == "__main__":

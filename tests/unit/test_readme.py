@@ -55,7 +55,7 @@ def test_a_changed_number_is_found(tmp_path):
     results.mkdir()
     (results / "speed.json").write_text(json.dumps(SPEED))
     readme.write_text("before\n<!-- table: speed -->\nold\n<!-- /table -->\nafter\n")
-    places = ("--readme", readme, "--results", results)
+    places = ("--pages", readme, "--results", results)
     assert render("--check", *places).returncode == 1
     assert render(*places).returncode == 0
     text = readme.read_text()
@@ -73,7 +73,7 @@ def test_a_changed_number_is_found(tmp_path):
 def test_what_was_not_measured_is_not_made_up(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table: speed -->\n1,000,000\n<!-- /table -->\n")
-    assert render("--readme", readme, "--results", tmp_path).returncode == 0
+    assert render("--pages", readme, "--results", tmp_path).returncode == 0
     assert readme.read_text() == "<!-- table: speed -->\n*Not measured yet.*\n<!-- /table -->\n"
 
 
