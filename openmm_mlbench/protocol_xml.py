@@ -185,7 +185,8 @@ def simulation_sha256(text: str | bytes) -> str:
     for tag in _BESIDE_THE_SIMULATION:
         for element in root.findall(tag):
             root.remove(element)
-    return hashlib.sha256(etree.tostring(root, method="c14n2", strip_text=True)).hexdigest()
+    canonical = etree.canonicalize(etree.tostring(root, encoding="unicode"), strip_text=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _read_xml(path: Path) -> Any:

@@ -283,7 +283,7 @@ def _provenance(settings: ClassicalSettings, potential: ReferencePotential) -> d
         **asdict(settings),
         "integrator": "LangevinMiddleIntegrator",
         "potential_parameters": potential.description["parameters"],
-        "coefficients_sha256": coefficients_sha256(potential),
+        "coefficients_sha256": coefficients_sha256(potential, solvated=bool(settings.solvent)),
         "openmm": version("openmm"),
         "openmm-mlbench": __version__,
         "generator": "openmm-mlbench data generate",
@@ -298,14 +298,14 @@ def _provenance(settings: ClassicalSettings, potential: ReferencePotential) -> d
     return found
 
 
-def coefficients_sha256(potential: ReferencePotential) -> str:
-    """SHA-256 over every number of a potential as OpenMM has them: the System of its molecules, without solvent."""
+def coefficients_sha256(potential: ReferencePotential, *, solvated: bool) -> str:
+    """SHA-256 over every number of a potential as OpenMM has them: the System of the structure, without solvent."""
     import openmm
     from openmm import app
 
     topology = app.PDBFile(str(structure_path(potential.system))).topology
-    if topology.getPeriodicBoxVectors() is None:
-        # Any cell does for a potential that wants one.
+    if solvated:
+        # A potential for explicit water wants a cell; any does.
         topology.setPeriodicBoxVectors(np.eye(3) * _ANY_CELL_NM)
     system = openmm.XmlSerializer.serialize(potential.create_system(topology))
     # The version of OpenMM stands apart.

@@ -225,6 +225,58 @@ def test_a_shortened_trajectory_is_not_silently_repaired(tmp_path):
         run(tmp_path / "run", length_ps=4.0, replicas=1, resume=True)
 
 
+def test_a_protocol_in_other_words_goes_on(tmp_path):
+    run(tmp_path / "run", length_ps=0.2, replicas=1)
+    reworded = dataclasses.replace(
+        load_protocol("ethanol"), checkpoint_interval_ps=1.0, description="the same in other words"
+    )
+    statuses = run_protocol(
+        reworded,
+        ethanol.HarmonicEthanol(),
+        tmp_path / "run",
+        start_frames=ethanol.frames(),
+        replicas=1,
+        length_ps=0.4,
+        resume=True,
+    )
+    assert [status.state for status in statuses] == ["finished"]
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """It hashed the whole protocol file and kept the versions of its first session only."""
+    run(tmp_path / "run", length_ps=0.2, replicas=1)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    now = record["protocol"]["sha256"]
+    copy = (tmp_path / "run" / "protocol.xml").read_bytes()
+    record["protocol"]["sha256"] = hashlib.sha256(copy).hexdigest()
+    del record["sessions"]
+    record["git_commit"] = "of-then"
+    path.write_text(json.dumps(record))
+    run(tmp_path / "run", length_ps=0.4, replicas=1, resume=True)
+    resumed = json.loads(path.read_text())
+    assert resumed["protocol"]["sha256"] == now
+    assert [session["git_commit"] == "of-then" for session in resumed["sessions"]] == [True, False]
+    assert [session["length_ps"] for session in resumed["sessions"]] == [0.2, 0.4]
+    # A copy that is not the protocol of the run proves nothing.
+    record["length_ps"] = 0.4
+    path.write_text(json.dumps(record))
+    (tmp_path / "run" / "protocol.xml").write_bytes(copy + b"<!-- changed -->")
+    with pytest.raises(SimulationError, match="another protocol"):
+        run(tmp_path / "run", length_ps=0.6, replicas=1, resume=True)
+
+
+def test_every_session_is_kept(tmp_path):
+    for length_ps in (0.2, 0.4, 0.4):
+        run(tmp_path / "run", length_ps=length_ps, replicas=1, resume=length_ps > 0.2)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [session["length_ps"] for session in record["sessions"]] == [0.2, 0.4, 0.4]
+    for session in record["sessions"]:
+        assert set(session) == {"platform", "versions", "git_commit", "host", "length_ps", "replicas"}
+        assert session["versions"]["openmm"]
+    assert record["versions"] == record["sessions"][0]["versions"]
+
+
 def test_half_written_frames_are_cut_off(tmp_path):
     folder, _ = stop_half_way(tmp_path / "run")
     with open(folder / "trajectory.dcd", "r+b") as file:

@@ -8,6 +8,7 @@ import openmm
 import pytest
 from openmm import app, unit
 
+from openmm_mlbench import __version__
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.data import classical, sampling
 from openmm_mlbench.data.classical import (
@@ -22,7 +23,7 @@ from openmm_mlbench.data.classical import (
 from openmm_mlbench.data.readers import read_npz, read_provenance
 from openmm_mlbench.errors import DataError
 from openmm_mlbench.generation import VARIANTS, find_variant, generate
-from openmm_mlbench.reference_potentials import find_reference_potential
+from openmm_mlbench.reference_potentials import find_reference_potential, water
 from openmm_mlbench.topology import rigid_hydrogen_bonds
 from openmm_mlbench.units import EV_PER_KJMOL
 
@@ -76,6 +77,21 @@ def test_water_frames(tmp_path, short):
         np.testing.assert_allclose(forces, frames.forces[index], atol=FORCE_UNIT_EV_A / 2 + 1e-7)
     assert read_provenance(tmp_path / "x.npz") == run.provenance
     assert run.provenance["potential"] == "spcfw-mdsim"
+    assert run.provenance["openmm-mlbench"] == __version__
+
+
+def test_every_potential_has_a_hash_of_its_coefficients(monkeypatch):
+    names = {recipe.potential: bool(recipe.solvent) for recipe in RECIPES.values()}
+    hashes = {
+        name: classical.coefficients_sha256(find_reference_potential(name), solvated=solvated)
+        for name, solvated in names.items()
+    }
+    assert len(set(hashes.values())) == len(names) == 5
+    again = classical.coefficients_sha256(find_reference_potential("spcfw"), solvated=False)
+    assert again == hashes["spcfw"]
+    monkeypatch.setattr(water, "HYDROGEN_CHARGE", water.HYDROGEN_CHARGE + 1e-9)
+    changed = classical.coefficients_sha256(find_reference_potential("spcfw"), solvated=False)
+    assert changed != hashes["spcfw"]
 
 
 def test_rigid_hydrogens_keep_their_lengths(tmp_path, short):

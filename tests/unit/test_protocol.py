@@ -163,7 +163,28 @@ def test_protocols_of_published_runs_have_not_changed(run):
         pytest.skip("the published runs are part of a checkout, not of a wheel")
     recorded = json.loads((folder / "run.json").read_text())["protocol"]
     assert load_protocol(recorded["name"]).sha256 == recorded["sha256"]
-    assert load_protocol(folder / "protocol.xml") == load_protocol(recorded["name"])
+    assert load_protocol(folder / "protocol.xml").sha256 == recorded["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"description": "other words"}, True),
+        ({"demo_length_ps": 10.0, "demo_replicas": 1}, True),
+        ({"toy_length_ps": 1.0}, True),
+        ({"observables": ("stability",)}, True),
+        ({"length_ps": 200.0}, False),
+        ({"replicas": 4}, False),
+        ({"temperature_K": 500.5}, False),
+        ({"stability_threshold_A": 0.6}, False),
+        ({"name": "other"}, False),
+    ],
+)
+def test_the_hash_is_of_what_decides_the_simulation(change, same):
+    base = load_protocol("ethanol")
+    if "temperature_K" in change:
+        change |= {"integrator_xml": base.integrator_xml.replace('temperature="500"', 'temperature="500.5"')}
+    assert (dataclasses.replace(base, **change).sha256 == base.sha256) == same
 
 
 @pytest.mark.parametrize("name", list_protocols())
