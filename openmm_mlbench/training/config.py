@@ -5,6 +5,7 @@ from typing import Any
 
 from openmm_mlbench.errors import TrainingError
 
+LOSSES = ("mse", "mae", "l2")
 SCHEDULES = ("plateau", "cosine", "exponential")
 
 
@@ -16,10 +17,16 @@ class Recipe:
         model: architecture.
         hyperparameters: of the network; empty means the paper's MD17 values.
         batch_size: frames per step.
-        learning_rate: of Adam at the start.
+        learning_rate: of AdamW at the start.
+        weight_decay: of AdamW; without it AdamW is Adam.
+        epsilon: of AdamW.
+        amsgrad: AdamW's variant with the maximum of past second moments.
+        loss: of energies and force components: ``mse`` (mean square), ``mae`` (mean absolute), or ``l2``
+            (mean absolute for energies, mean length of the error vector for forces).
         energy_weight: factor of the energy loss at the start and at the end.
         force_weight: factor of the force loss at the start and at the end.
-        energy_per_atom: divide the squared energy error by n_atoms (DeePMD-kit's form).
+        energy_atom_power: divide the energy loss by n_atoms to this power: 1 is DeePMD-kit's form,
+            2 the square error per atom.
         schedule: ``plateau`` (the paper's), ``cosine`` or ``exponential`` over max_epochs.
         warmup_steps: steps over which the rate rises linearly from warmup_factor times itself.
         warmup_factor: see warmup_steps.
@@ -38,9 +45,13 @@ class Recipe:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     batch_size: int = 10
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    epsilon: float = 1e-8
+    amsgrad: bool = False
+    loss: str = "mse"
     energy_weight: tuple[float, float] = (0.05, 0.05)
     force_weight: tuple[float, float] = (0.95, 0.95)
-    energy_per_atom: bool = False
+    energy_atom_power: int = 0
     schedule: str = "plateau"
     warmup_steps: int = 0
     warmup_factor: float = 0.2
@@ -57,6 +68,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise TrainingError(f"schedule {self.schedule!r} is not known; use one of {', '.join(SCHEDULES)}")
+        if self.loss not in LOSSES:
+            raise TrainingError(f"loss {self.loss!r} is not known; use one of {', '.join(LOSSES)}")
         for key in ("batch_size", "learning_rate", "max_epochs", "max_minutes", "final_learning_rate"):
             if getattr(self, key) <= 0:
                 raise TrainingError(f"{key} is {getattr(self, key)}; it must be positive")
@@ -101,7 +114,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             schedule="exponential",
             energy_weight=(1.0, 400.0),
             force_weight=(1000.0, 1.0),
-            energy_per_atom=True,
+            energy_atom_power=1,
             final_learning_rate=3.51e-8,
             ema_decay=0.0,
             clip_norm=0.0,

@@ -144,6 +144,19 @@ def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]
     return update
 
 
+def energy_loss(errors: Tensor, kind: str) -> Tensor:
+    """Loss of energy errors (n_frames,), eV; kinds as in :class:`Recipe`."""
+    return errors.square().mean() if kind == "mse" else errors.abs().mean()
+
+
+def force_loss(errors: Tensor, kind: str) -> Tensor:
+    """Loss of force errors (n_frames, n_atoms, 3), eV/A; kinds as in :class:`Recipe`."""
+    if kind == "l2":
+        # A tiny number under the root keeps its gradient finite where the error is zero.
+        return (errors.square().sum(-1) + 1e-12).sqrt().mean()
+    return errors.square().mean() if kind == "mse" else errors.abs().mean()
+
+
 class Trainer:
     """Trains one force field in one folder.
 
@@ -190,8 +203,13 @@ class Trainer:
             frames.select(split.validation), reference, self.device, dtype
         )
         self.batcher = Batcher(self.force_field)
-        self.optimizer = torch.optim.Adam(
-            self.force_field.parameters(), lr=recipe.learning_rate, fused=self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            self.force_field.parameters(),
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            eps=recipe.epsilon,
+            amsgrad=recipe.amsgrad,
+            fused=self.device.type == "cuda",
         )
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=recipe.factor, patience=recipe.patience
@@ -234,12 +252,13 @@ class Trainer:
             end + (start - end) * decay
             for start, end in (self.recipe.energy_weight, self.recipe.force_weight)
         )
-        loss = force_weight * force_error.square().mean()
+        kind = self.recipe.loss
+        loss = force_weight * force_loss(force_error, kind)
         if data.energies is None:
             return loss, torch.zeros_like(energies), force_error.abs()
         energy_error = energies - data.energies[places]
-        per = force_field.atomic_numbers.size(0) if self.recipe.energy_per_atom else 1
-        loss = loss + energy_weight * energy_error.square().mean() / per
+        per = float(force_field.atomic_numbers.size(0)) ** self.recipe.energy_atom_power
+        loss = loss + energy_weight * energy_loss(energy_error, kind) / per
         return loss, energy_error.abs(), force_error.abs()
 
     def train_epoch(self) -> float:
@@ -248,6 +267,7 @@ class Trainer:
         order = torch.as_tensor(generator.permutation(len(self.split.train)), device=self.device)
         total = torch.zeros((), device=self.device)
         parameters = list(self.force_field.parameters())
+        self.force_field.train()
         for places in order.split(self.recipe.batch_size):
             rate = self._scheduled_rate()
             loss, _, _ = self.loss(self.force_field, self.training, places, training=True)
@@ -295,6 +315,7 @@ class Trainer:
         """Loss, energy MAE (meV) and force MAE (meV/A) of the validation frames."""
         losses, energy, force = [], [], []
         places = torch.arange(len(self.split.validation), device=self.device)
+        self.evaluated.eval()
         for chunk in places.split(50):
             loss, energy_error, force_error = self.loss(
                 self.evaluated, self.validation, chunk, training=False
@@ -503,7 +524,7 @@ def predict(force_field: ForceField, frames: Frames, batch_size: int = 50) -> tu
     """Energies (n_frames,), eV, reference included, and forces (n_frames, n_atoms, 3), eV/A."""
     device = force_field.scale.device
     dtype = next(force_field.parameters()).dtype
-    batcher = Batcher(force_field)
+    batcher = Batcher(force_field.eval())
     energies, forces = [], []
     for start in range(0, frames.n_frames, batch_size):
         chunk = slice(start, start + batch_size)

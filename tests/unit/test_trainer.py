@@ -285,16 +285,29 @@ def test_ema_update_by_hand():
     assert averaged[0].item() == pytest.approx(1.0 * 0.999 + 3.0 * 0.001)
 
 
-@pytest.mark.parametrize("per_atom", [False, True])
-def test_the_loss_by_hand(tmp_path, per_atom):
-    run = trainer(tmp_path, energy_per_atom=per_atom, energy_weight=(0.05, 0.05), force_weight=(0.95, 0.95))
+@pytest.mark.parametrize("power", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["mse", "mae", "l2"])
+def test_the_loss_by_hand(tmp_path, kind, power):
+    run = trainer(
+        tmp_path, loss=kind, energy_atom_power=power, energy_weight=(0.05, 0.05), force_weight=(0.95, 0.95)
+    )
     places = torch.tensor([0, 3, 5])
     loss, _, _ = run.loss(run.force_field, run.training, places, training=True)
     frames = few_frames().select(run.split.train[places.numpy()])
     energies, forces = predict(run.force_field, frames)
-    energy_error = np.mean((energies - frames.energies) ** 2) / (9 if per_atom else 1)
-    wanted = 0.05 * energy_error + 0.95 * np.mean((forces - frames.forces) ** 2)
-    assert loss.item() == pytest.approx(wanted, rel=2e-3)
+    energy_error, force_error = energies - frames.energies, forces - frames.forces
+    if kind == "mse":
+        energy, force = np.mean(energy_error**2), np.mean(force_error**2)
+    else:
+        energy = np.mean(np.abs(energy_error))
+        force = np.mean(np.abs(force_error) if kind == "mae" else np.sqrt((force_error**2).sum(-1)))
+    assert loss.item() == pytest.approx(0.05 * energy / 9**power + 0.95 * force, rel=2e-3)
+
+
+def test_the_optimizer_takes_the_recipe(tmp_path):
+    run = trainer(tmp_path, weight_decay=0.25, epsilon=1e-7, amsgrad=True)
+    (group,) = run.optimizer.param_groups
+    assert (group["weight_decay"], group["eps"], group["amsgrad"]) == (0.25, 1e-7, True)
 
 
 def test_weights_of_the_losses_follow_the_rate(tmp_path):
