@@ -29,7 +29,12 @@ def main():
         protocol = load_protocol(name)
         if arguments.length < 2 * protocol.diffusivity_lag_ps:
             # The paper's lag is too long for short runs: take the slope of the MSD instead.
-            protocol = dataclasses.replace(protocol, diffusivity_lag_ps=None)
+            protocol = dataclasses.replace(
+                protocol,
+                diffusivity_lag_ps=None,
+                diffusivity_start_ps=None,
+                diffusivity_min_stable_ps=None,
+            )
         run = arguments.out / name
         simulate(
             protocol,

@@ -32,7 +32,9 @@ def main():
     base = load_protocol("water-gentle")
     frames = max(1, int(arguments.length / 4 / base.frame_interval_ps))
     protocol = dataclasses.replace(
-        base, diffusivity_lag_ps=min(100.0, round(frames * base.frame_interval_ps, 6))
+        base,
+        diffusivity_lag_ps=min(100.0, round(frames * base.frame_interval_ps, 6)),
+        diffusivity_min_stable_ps=None,
     )
 
     curves = {}

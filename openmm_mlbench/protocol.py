@@ -92,6 +92,9 @@ class Protocol:
         rdf_pairs: of the observable rdf, written as stability_pairs; empty: the same as these, or ``all``.
         diffusivity_atoms: whose diffusivity, in mdtraj's selection language.
         diffusivity_lag_ps: fixed lag at which it is read off; None: the slope of the MSD.
+        diffusivity_start_ps: earlier frames are left out; None: none are.
+        diffusivity_stride_ps: between the time origins of mode ``mdsim``; None: 1 ps.
+        diffusivity_min_stable_ps: a run that was stable for less does not count in mode ``paper``; None: any does.
         integrator_xml: what ``openmm.XmlSerializer.serialize`` wrote.
         path: file it was read from, if any.
 
@@ -134,6 +137,9 @@ class Protocol:
     rdf_pairs: tuple[str, ...] = ()
     diffusivity_atoms: str | None = None
     diffusivity_lag_ps: float | None = None
+    diffusivity_start_ps: float | None = None
+    diffusivity_stride_ps: float | None = None
+    diffusivity_min_stable_ps: float | None = None
     path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -486,22 +492,23 @@ def _check_pairs(element: str, pairs: tuple[str, ...]) -> None:
 
 
 def _check_observables(protocol: Protocol) -> None:
-    for key, observable in (
-        ("rdf_pairs", "rdf"), ("diffusivity_atoms", "diffusivity"), ("diffusivity_lag_ps", "diffusivity"),
-    ):  # fmt: skip
+    times = ("lag_ps", "start_ps", "stride_ps", "min_stable_ps")
+    of_diffusivity = ("diffusivity_atoms", *(f"diffusivity_{name}" for name in times))
+    for key, observable in (("rdf_pairs", "rdf"), *((key, "diffusivity") for key in of_diffusivity)):
         if getattr(protocol, key) and observable not in protocol.observables:
             raise InconsistentError(
                 "Observables", f"{key} is given, but {observable} is not observed; add it or leave this out"
             )
     _check_pairs("Observables", protocol.rdf_pairs or ("all",))
-    lag_ps = protocol.diffusivity_lag_ps
-    if lag_ps is not None and not (
-        math.isfinite(lag_ps) and _is_multiple(lag_ps * FS_PER_PS, protocol.frame_interval_fs)
-    ):
-        raise InconsistentError(
-            "Observables",
-            f"lag_ps = {lag_ps:g} ps is not a whole number of frames of {protocol.frame_interval_fs:g} fs; use a multiple",
-        )
+    for name in times:
+        time_ps = getattr(protocol, f"diffusivity_{name}")
+        if time_ps is not None and not (
+            math.isfinite(time_ps) and _is_multiple(time_ps * FS_PER_PS, protocol.frame_interval_fs)
+        ):
+            raise InconsistentError(
+                "Observables",
+                f"{name} = {time_ps:g} ps is not a whole number of frames of {protocol.frame_interval_fs:g} fs; use a multiple",
+            )
     if "diffusivity" in protocol.observables and not protocol.diffusivity_atoms:
         raise InconsistentError(
             "Observables", 'diffusivity does not say of which atoms; give atoms="element O", for example'

@@ -24,6 +24,12 @@ MIN_CELL_A = 2.0
 # Molecules are made of these, and their bonds last; those of a salt or a metal come and go.
 _MOLECULAR = {1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 34, 35, 53}
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_DIFFUSIVITY_TIMES = (
+    "diffusivity_lag_ps",
+    "diffusivity_start_ps",
+    "diffusivity_stride_ps",
+    "diffusivity_min_stable_ps",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +249,7 @@ def _decide_observables(path: Path, found: _Structure, base: Protocol, *, biased
         "observables": tuple(observables),
         "rdf_pairs": (pairs if known else ("all",)) if periodic else (),
         "diffusivity_atoms": atoms,
-        "diffusivity_lag_ps": base.diffusivity_lag_ps if atoms else None,
+        **{key: getattr(base, key) if atoms else None for key in _DIFFUSIVITY_TIMES},
     }
 
 

@@ -26,6 +26,7 @@ DEFAULT_WINDOW_PS = 1.0
 DEFAULT_THRESHOLD_A = 0.5
 _MAX_FILE_BYTES = 1_000_000
 _MONITOR = ("energy_kJ_mol_per_atom", "temperature_ratio", "displacement_A")
+_DIFFUSIVITY_TIMES = ("lag_ps", "start_ps", "stride_ps", "min_stable_ps")
 # Words, shorter forms, and what is measured afterwards: none of these decides what a simulation does.
 _BESIDE_THE_SIMULATION = ("Description", "Demo", "Toy", "Observables")
 
@@ -281,7 +282,7 @@ def _stability(attributes: Any) -> dict[str, Any]:
 
 def _observables(element: Any) -> dict[str, Any]:
     found = {item.get("name"): item.attrib for item in element}
-    for name, own in (("rdf", {"pairs"}), ("diffusivity", {"atoms", "lag_ps"})):
+    for name, own in (("rdf", {"pairs"}), ("diffusivity", {"atoms", *_DIFFUSIVITY_TIMES})):
         for other, attributes in found.items():
             strange = own & set(attributes) if other != name else set()
             if strange:
@@ -294,7 +295,7 @@ def _observables(element: Any) -> dict[str, Any]:
         "observables": tuple(found),
         "rdf_pairs": tuple(found.get("rdf", {}).get("pairs", "").split()),
         "diffusivity_atoms": diffusivity.get("atoms"),
-        "diffusivity_lag_ps": _number(diffusivity, "lag_ps"),
+        **{f"diffusivity_{key}": _number(diffusivity, key) for key in _DIFFUSIVITY_TIMES},
     }
 
 
@@ -302,7 +303,8 @@ def _observable_attributes(protocol: Protocol, name: str) -> dict[str, str]:
     if name == "rdf" and protocol.rdf_pairs:
         return {"pairs": " ".join(protocol.rdf_pairs)}
     if name == "diffusivity":
-        known = {"atoms": protocol.diffusivity_atoms, "lag_ps": _optional(protocol.diffusivity_lag_ps)}
+        times = {key: _optional(getattr(protocol, f"diffusivity_{key}")) for key in _DIFFUSIVITY_TIMES}
+        known = {"atoms": protocol.diffusivity_atoms, **times}
         return {key: value for key, value in known.items() if value is not None}
     return {}
 

@@ -49,6 +49,9 @@ class Run:
     rdf_pairs: tuple[str, ...] = ("all",)
     diffusivity_atoms: str | None = None
     diffusivity_lag_ps: float | None = None
+    diffusivity_start_ps: float | None = None
+    diffusivity_stride_ps: float | None = None
+    diffusivity_min_stable_ps: float | None = None
     metadynamics: dict[str, Any] | None = None
 
     @property
@@ -160,7 +163,16 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
 
 def _observed(protocol: dict[str, Any]) -> dict[str, Any]:
     """What is measured and how; runs of older versions are of molecules and say less."""
-    lag_ps, bias = protocol.get("diffusivity_lag_ps"), protocol.get("metadynamics")
+    bias = protocol.get("metadynamics")
+    times = {
+        key: protocol.get(key)
+        for key in (
+            "diffusivity_lag_ps",
+            "diffusivity_start_ps",
+            "diffusivity_stride_ps",
+            "diffusivity_min_stable_ps",
+        )
+    }
     return {
         "system": str(protocol.get("system") or ""),
         "observables": tuple(str(name) for name in protocol.get("observables") or MOLECULE_OBSERVABLES),
@@ -169,7 +181,7 @@ def _observed(protocol: dict[str, Any]) -> dict[str, Any]:
         "stability_pairs": tuple(str(pair) for pair in protocol.get("stability_pairs") or ()),
         "rdf_pairs": tuple(str(pair) for pair in protocol.get("rdf_pairs") or ("all",)),
         "diffusivity_atoms": protocol.get("diffusivity_atoms"),
-        "diffusivity_lag_ps": None if lag_ps is None else float(lag_ps),
+        **{key: None if value is None else float(value) for key, value in times.items()},
         "metadynamics": None if bias is None else dict(bias),
     }
 

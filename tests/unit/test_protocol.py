@@ -166,6 +166,26 @@ def test_protocols_of_published_runs_have_not_changed(run):
     assert load_protocol(folder / "protocol.xml").sha256 == recorded["sha256"]
 
 
+@pytest.mark.parametrize("name", ["lips", "lips-nve", "lips-gentle"])
+def test_lips_states_both_rules_of_its_diffusivity(name):
+    p = load_protocol(name)
+    # Of the authors' program: lag, start and distance of time origins; of the text: 40 ps.
+    assert (p.diffusivity_lag_ps, p.diffusivity_start_ps, p.diffusivity_stride_ps) == (35.05, 5.0, 0.05)
+    assert p.diffusivity_min_stable_ps == 40.0
+    water = load_protocol("water")
+    assert (water.diffusivity_lag_ps, water.diffusivity_start_ps) == (100.0, None)
+    assert (water.diffusivity_stride_ps, water.diffusivity_min_stable_ps) == (1.0, 100.0)
+
+
+def test_times_of_a_diffusivity_that_make_no_sense():
+    p = load_protocol("lips")
+    for change in ({"diffusivity_stride_ps": 0.02}, {"diffusivity_start_ps": -5.0}):
+        with pytest.raises(ProtocolError, match="is not a whole number of frames of 12.5 fs"):
+            dataclasses.replace(p, **change)
+    with pytest.raises(ProtocolError, match="diffusivity_start_ps is given, but diffusivity is not observed"):
+        dataclasses.replace(load_protocol("ethanol"), diffusivity_start_ps=5.0)
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [

@@ -113,6 +113,7 @@ def test_molecules_in_a_cell_are_watched_by_their_bonds(tmp_path):
     assert 'criterion="rdf"' in (tmp_path / "w.xml").read_text()
     assert p.rdf_pairs == ("O-O", "H-H", "H-O")
     assert (p.diffusivity_atoms, p.diffusivity_lag_ps) == ("element O", 100.0)
+    assert (p.diffusivity_stride_ps, p.diffusivity_min_stable_ps) == (1.0, 100.0)
     assert p.observables == load_protocol("water").observables
 
 
