@@ -96,25 +96,13 @@ def systems() -> None:
 
 @app.command()
 def models() -> None:
-    """List the shipped models, and the potentials behind data sets, which run in their place."""
-    from openmm_mlbench.export.archive import describe, find_archive, list_archives
+    """List architectures, shipped models, and the potentials behind data sets, which run in their place."""
+    from openmm_mlbench.listings import ARCHITECTURE_COLUMNS, MODEL_COLUMNS, architecture_rows, model_rows
     from openmm_mlbench.reference_potentials import REFERENCE_POTENTIALS, find_reference_potential
 
-    rows = []
-    for name in list_archives():
-        entry = describe(find_archive(name))
-        error = entry["force_mae_meV_A"]
-        rows.append(
-            [
-                name,
-                f"{entry['parameters']:,}",
-                entry["kind"],
-                f"{entry['cutoff_A']:g}",
-                str(entry["n_train"]),
-                "-" if error is None else f"{error:.1f}",
-            ]
-        )
-    _print_table(["model", "parameters", "kind", "cutoff / A", "training frames", "force MAE / meV/A"], rows)
+    _print_table(ARCHITECTURE_COLUMNS, architecture_rows())
+    print()
+    _print_table(MODEL_COLUMNS, model_rows())
     print()
     potentials = []
     for name in REFERENCE_POTENTIALS:

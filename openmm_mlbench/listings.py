@@ -1,4 +1,4 @@
-"""What there is: the tables of ``openmm-mlbench systems`` and ``openmm-mlbench protocols``."""
+"""What there is: the tables of ``openmm-mlbench systems``, ``models`` and ``protocols``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from openmm_mlbench.data.datasets import DatasetEntry, dataset_path, list_datase
 from openmm_mlbench.references import load_canonical_reference, load_reference, reference_file
 
 if TYPE_CHECKING:
+    from openmm_mlbench.export.archive import Archive
     from openmm_mlbench.protocol import Protocol
 
 SYSTEM_COLUMNS = [
@@ -17,6 +18,13 @@ SYSTEM_COLUMNS = [
 PROTOCOL_COLUMNS = [
     "protocol", "system", "ensemble", "T / K", "thermostat / ps-1", "constraints", "time step / fs",
     "runs / ps", "steps", "frames / ps", "stability", "variants",
+]  # fmt: skip
+ARCHITECTURE_COLUMNS = [
+    "architecture", "parameters (ethanol)", "forces", "symmetry", "cutoff / A", "shipped for", "published by"
+]  # fmt: skip
+MODEL_COLUMNS = [
+    "model", "architecture", "parameters", "forces", "symmetry", "cutoff / A", "training frames",
+    "force MAE / meV/A",
 ]  # fmt: skip
 VARIANT_COLUMNS = ["variant", "ensemble", "thermostat / ps-1", "time step / fs", "what"]
 # Observable of a reference file and its name in the table.
@@ -75,6 +83,59 @@ def _origin(entry: DatasetEntry) -> str:
 
     official = find_official(entry.name)
     return f"{official.origin}; {official.licence}"
+
+
+def _symmetry(*, rotation: bool, parity: bool) -> str:
+    return ", ".join(name for name, holds in (("rotation", rotation), ("parity", parity)) if holds) or "none"
+
+
+def _forces(*, conservative: bool) -> str:
+    return "conservative" if conservative else "direct"
+
+
+def architecture_rows() -> list[list[str]]:
+    """One row per architecture, at the paper's size for ethanol, and the data sets that it ships weights for."""
+    from openmm_mlbench.export.archive import find_archive, list_archives
+    from openmm_mlbench.models.registry import ARCHITECTURES, build_network, count_parameters
+
+    shipped = [(name.split("/")[0], find_archive(name).card.model) for name in list_archives()]
+    rows = []
+    for name, architecture in ARCHITECTURES.items():
+        network = build_network(name, {}, [1, 6, 8])
+        rows.append(
+            [
+                name,
+                f"{count_parameters(network):,}",
+                _forces(conservative=not architecture.direct),
+                _symmetry(rotation=architecture.rotation, parity=architecture.parity),
+                f"{network.cutoff:g}",
+                ", ".join(dataset for dataset, model in shipped if model == name) or "-",
+                architecture.publication,
+            ]
+        )
+    return rows
+
+
+def model_rows() -> list[list[str]]:
+    """One row per shipped model."""
+    from openmm_mlbench.export.archive import find_archive, list_archives
+
+    return [_model_row(find_archive(name)) for name in list_archives()]
+
+
+def _model_row(archive: Archive) -> list[str]:
+    card = archive.card
+    error = card.errors.get("force_mae_meV_A")
+    return [
+        archive.id,
+        card.model,
+        f"{card.n_parameters:,}",
+        _forces(conservative=card.claims.conservative),
+        _symmetry(rotation=card.claims.rotation, parity=card.claims.parity),
+        f"{card.cutoff_A:g}",
+        str(card.trained_on.n_train),
+        "-" if error is None else f"{error:.1f}",
+    ]
 
 
 def protocol_rows() -> list[list[str]]:

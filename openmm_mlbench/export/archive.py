@@ -6,7 +6,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -141,18 +140,3 @@ def list_archives() -> list[str]:
     """Ids of the shipped models."""
     root = asset_root() / "torchscript_models"
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.glob("*/*.pt"))
-
-
-def describe(archive: Archive) -> dict[str, Any]:
-    """One line of `openmm-mlbench models`."""
-    card = archive.card
-    return {
-        "id": archive.id,
-        "model": card.model,
-        "parameters": card.n_parameters,
-        "kind": "conservative" if card.claims.conservative else "direct",
-        "cutoff_A": card.cutoff_A,
-        "dataset": card.trained_on.dataset,
-        "n_train": card.trained_on.n_train,
-        "force_mae_meV_A": card.errors.get("force_mae_meV_A"),
-    }

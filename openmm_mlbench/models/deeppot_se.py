@@ -93,6 +93,7 @@ class DeepPotSE(Network):
         selection: neighbours per species that normalise the descriptor (``sel``).
     """
 
+    publication = "Zhang et al., NeurIPS 2018"
     lookup: Tensor
     scale_radial: Tensor
     scale_angular: Tensor

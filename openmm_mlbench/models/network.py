@@ -17,12 +17,14 @@ class Network(nn.Module, ABC):
         direct: forces are an output of their own, not the gradient of the energy.
         rotation: energies invariant and forces equivariant under rotation, by construction.
         parity: the same under inversion.
+        publication: the architecture's article, in a few words.
     """
 
     cutoff: float
     direct: ClassVar[bool] = False
     rotation: ClassVar[bool] = True
     parity: ClassVar[bool] = True
+    publication: ClassVar[str] = ""
 
     @abstractmethod
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:

@@ -36,6 +36,7 @@ class SchNet(Network):
         cutoff: A.
     """
 
+    publication = "Schuett et al., NeurIPS 2017"
     centres: Tensor
 
     def __init__(

@@ -5,6 +5,8 @@ import pytest
 from openmm_mlbench import listings
 from openmm_mlbench.data.datasets import list_datasets
 from openmm_mlbench.errors import ProtocolError
+from openmm_mlbench.export.archive import find_archive, list_archives
+from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.protocol import list_protocols, protocol_variants
 
 
@@ -41,6 +43,33 @@ def test_data_at_hand_tell_their_size(no_data):
     folder.mkdir(parents=True)
     (folder / "ethanol.npz").write_bytes(b"x" * 2_500_000)
     assert by_name()["ethanol"]["where"] == "at hand, 2.5 MB"
+
+
+def test_every_architecture_has_its_row():
+    rows = {
+        row[0]: dict(zip(listings.ARCHITECTURE_COLUMNS, row, strict=True))
+        for row in listings.architecture_rows()
+    }
+    assert list(rows) == list(ARCHITECTURES)
+    schnet = rows["schnet"]
+    assert schnet["parameters (ethanol)"] == "117,953"
+    assert (schnet["forces"], schnet["symmetry"], schnet["cutoff / A"]) == (
+        "conservative",
+        "rotation, parity",
+        "5",
+    )
+    assert "ethanol-gfn2" in schnet["shipped for"].split(", ")
+    assert all(row["published by"] for row in rows.values())
+
+
+def test_every_shipped_model_has_its_row():
+    rows = {row[0]: dict(zip(listings.MODEL_COLUMNS, row, strict=True)) for row in listings.model_rows()}
+    assert list(rows) == list_archives()
+    for name, row in rows.items():
+        card = find_archive(name).card
+        assert row["architecture"] == card.model
+        assert row["parameters"] == f"{card.n_parameters:,}"
+        assert float(row["force MAE / meV/A"]) == pytest.approx(card.errors["force_mae_meV_A"], abs=0.051)
 
 
 def test_every_protocol_has_its_row():
