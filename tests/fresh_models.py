@@ -40,12 +40,24 @@ def ethanol():
     return frames, default_split("ethanol-gfn2", frames)
 
 
-def force_field(model, hyperparameters=None, seed=0):
-    """Fresh weights with the energy zero, scale and statistics of the shipped ethanol frames."""
-    frames, split = ethanol()
+def force_field(model, hyperparameters=None, seed=0, frames=None):
+    """Fresh weights with the energy zero, scale and statistics of some frames, else of the shipped ethanol's."""
+    if frames is None:
+        everything, split = ethanol()
+        frames = everything.select(split.train[:50])
     torch.manual_seed(seed)
     recipe = Recipe(model=model, hyperparameters=hyperparameters or {}, seed=seed)
-    return new_force_field(recipe, frames.select(split.train[:50]))
+    return new_force_field(recipe, frames)
+
+
+def awaken(network, seed=0):
+    """Random values where weights start at zero: output layers that do would make every comparison trivial."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
 
 
 def card(model, field, hyperparameters=None, claims=None, dataset="ethanol-gfn2", constraints="none"):
