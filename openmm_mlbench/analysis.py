@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench import __version__
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import write_json
@@ -47,8 +48,11 @@ MAX_POINTS = 1000
 N_BLOCKS = 10
 TEMPERATURES = {"temperature": "temperature_K", "T_rot": "T_rot_K", "T_vib": "T_vib_K"}
 
-# What condensed systems and NVE runs are measured by, where the protocol asks for it.
-CONDENSED = {"rdf": measure_run_rdf, "diffusivity": measure_run_diffusivity, "drift": measure_run_drift}
+# What condensed systems are measured by, where the protocol asks for it.
+CONDENSED = {"rdf": measure_run_rdf, "diffusivity": measure_run_diffusivity}
+MODES_OF = {"paper": ("paper",), "mdsim": ("mdsim",), "both": ("paper", "mdsim")}
+# Of metrics.json; a report asks for the same.
+METRICS_FORMAT, METRICS_VERSION = "openmm-mlbench metrics", 2
 
 # Energies (n_frames,), eV, or None, and forces (n_frames, n_atoms, 3), eV/A, of given frames.
 Predictor = Callable[[Frames], tuple[NDArray[np.float64] | None, NDArray[np.float64]]]
@@ -60,6 +64,7 @@ def analyze(
     reference: Reference | None = None,
     predictor: Predictor | None = None,
     test_frames: Frames | None = None,
+    mode: str = "paper",
 ) -> dict[str, Any]:
     """Measure one run and write its metrics.json; a run may be measured again at any time.
 
@@ -69,38 +74,72 @@ def analyze(
         predictor: energies (n_frames,), eV, or None, and forces (n_frames, n_atoms, 3), eV/A, of the model on
             given frames.
         test_frames: labelled frames of the model's data set that it was not trained on.
+        mode: ``paper``, ``mdsim`` or ``both``: what depends on it is measured once for each.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        MetricError: not a run folder, or reference or test frames of another data set.
+        MetricError: not a run folder, an unknown mode, or reference or test frames of another data set.
         TrajectoryError: a trajectory or log is damaged.
     """
+    if mode not in MODES_OF:
+        raise MetricError(f"mode {mode!r}; wanted {', '.join(MODES_OF)}")
     run = read_run(run_folder)
     reference = _reference_of(run, reference)
-    criterion = rdf_criterion_of(run)
-    replicas = read_replicas(run, reference, criterion)
-    measurements = [
-        _measure_forces(run, predictor, test_frames),
-        _measure_stability(run, replicas, reference, criterion),
-    ]
+    measurements = [_measure_forces(run, predictor, test_frames)]
     per_replica: dict[str, PerReplica] = {}
-    if "h_r" in run.observables:
-        h_r, per_replica["h_r_mae"] = _measure_h_r(run, replicas, reference)
-        measurements.append(h_r)
-    measurements += [measure(run, replicas) for name, measure in CONDENSED.items() if name in run.observables]
-    if set(FREE_ENERGIES) & set(run.observables):
-        measurements.append(measure_run_free_energy(run, replicas))
-    temperature, temperature_replicas = _measure_temperature(replicas)
+    replicas: list[Replica] = []
+    first: list[Replica] = []
+    for one in MODES_OF[mode]:
+        criterion = rdf_criterion_of(run, one)
+        # Bonds are judged alike in both modes.
+        replicas = replicas if first and criterion is None else read_replicas(run, reference, criterion)
+        of_mode, estimates = _measure_in_mode(run, replicas, reference, criterion, one, repeated=bool(first))
+        measurements += of_mode
+        # What stands beside each replica is of the first mode.
+        per_replica = estimates | per_replica
+        first = first or replicas
+    if "drift" in run.observables:
+        measurements.append(measure_run_drift(run, first))
+    temperature, temperature_replicas = _measure_temperature(first)
     per_replica |= temperature_replicas
-    measurements += [temperature, _measure_speed(run, replicas)]
+    measurements += [temperature, _measure_speed(run, first)]
     metrics = {
-        "run": _summarize(run, replicas, reference, per_replica),
+        "format": METRICS_FORMAT,
+        "format_version": METRICS_VERSION,
+        "made_by": f"openmm-mlbench {__version__}",
+        "modes": list(MODES_OF[mode]),
+        "run": _summarize(run, first, reference, per_replica),
         "measurements": [measurement.as_json() for measurement in measurements],
     }
     write_json(Path(run_folder) / METRICS_FILE, metrics)
     return metrics
+
+
+def _measure_in_mode(
+    run: Run,
+    replicas: list[Replica],
+    reference: Reference | None,
+    criterion: RdfCriterion | None,
+    mode: str,
+    *,
+    repeated: bool,
+) -> tuple[list[Measurement], dict[str, PerReplica]]:
+    """What the two modes may see differently; stability by bonds, which they do not, only once."""
+    measurements: list[Measurement] = []
+    per_replica: dict[str, PerReplica] = {}
+    if run.criterion == "rdf" or not repeated:
+        measurements.append(_measure_stability(run, replicas, reference, criterion, mode))
+    if "h_r" in run.observables:
+        h_r, per_replica["h_r_mae"] = _measure_h_r(run, replicas, reference, mode)
+        measurements.append(h_r)
+    measurements += [
+        measure(run, replicas, mode) for name, measure in CONDENSED.items() if name in run.observables
+    ]
+    if set(FREE_ENERGIES) & set(run.observables):
+        measurements.append(measure_run_free_energy(run, replicas, mode))
+    return measurements, per_replica
 
 
 def _reference_of(run: Run, given: Reference | None) -> Reference | None:
@@ -157,7 +196,7 @@ def _measure_forces(run: Run, predictor: Predictor | None, frames: Frames | None
         results = [replace(result, note=join_notes(foreign, result.note)) for result in results]
     return Measurement(
         observable="force_mae",
-        mode="paper",
+        mode="standard",
         definition=definition,
         inputs=inputs,
         results=results,
@@ -204,7 +243,11 @@ def _measure_speed(run: Run, replicas: list[Replica]) -> Measurement:
 
 
 def _measure_stability(
-    run: Run, replicas: list[Replica], reference: Reference | None, criterion: RdfCriterion | None
+    run: Run,
+    replicas: list[Replica],
+    reference: Reference | None,
+    criterion: RdfCriterion | None,
+    mode: str,
 ) -> Measurement:
     watched = [replica for replica in replicas if replica.survival.broke or replica.trajectory.n_frames]
     judged = [replica for replica in watched if replica.survival.broke or _is_judged(replica)]
@@ -228,7 +271,8 @@ def _measure_stability(
     }
     return Measurement(
         observable="stability",
-        mode="paper",
+        # Only RDFs are normed in two ways.
+        mode=mode if run.criterion == "rdf" else "standard",
         definition=(
             f"{_stability_definition(run, reference, criterion)}; over replicas the Kaplan-Meier mean "
             "restricted to the length of the run."
@@ -265,26 +309,27 @@ def _pairs_text(pairs: Sequence[str]) -> str:
 
 
 def _measure_h_r(
-    run: Run, replicas: list[Replica], reference: Reference | None
+    run: Run, replicas: list[Replica], reference: Reference | None, mode: str
 ) -> tuple[Measurement, PerReplica]:
+    norm = {"paper": "over all pairs (paper, eq. 1)", "mdsim": "within the bins (the paper's code)"}
     definition = (
-        "Area between the distributions of all interatomic distances of the stable part and of the reference, "
-        "500 bins up to 10 A: 0 when equal, 2 when disjoint (paper, eq. 1, binned as in its code)."
+        "Area between the distributions of all interatomic distances of the stable part and of the reference, each "
+        f"of unit area {norm[mode]}, 500 bins up to 10 A: 0 when equal, 2 when disjoint."
     )
     if reference is None:
         note = f"there is no reference for {run.dataset}"
         if run.own_structure:
             note = f"a structure of one's own is not compared with the reference of {run.dataset}"
         results = [Result(name="h_r_mae", status="no_reference", unit="1", note=note)]
-        measurement = Measurement(observable="h_r_mae", mode="mdsim", definition=definition, results=results)
+        measurement = Measurement(observable="h_r_mae", mode=mode, definition=definition, results=results)
         return measurement, [None] * len(replicas)
-    result, estimates, densities = _compare_h_r("h_r_mae", run, replicas, reference)
+    result, estimates, densities = _compare_h_r("h_r_mae", run, replicas, reference, mode)
     results = [result]
     curves = _h_r_curves(reference, densities)
     inputs = {"reference": reference.dataset, "n_bins": len(reference.density), "blocks": N_BLOCKS}
     canonical = load_canonical_reference(run.dataset)
     if canonical is not None and canonical.temperature_K == run.record["protocol"]["temperature_K"]:
-        results.append(_compare_h_r("h_r_mae_canonical", run, replicas, canonical)[0])
+        results.append(_compare_h_r("h_r_mae_canonical", run, replicas, canonical, mode)[0])
         curves["canonical reference"] = _curve(*canonical.h_r, "A", "1/A")
         inputs["canonical_reference"] = canonical.dataset
         definition += (
@@ -293,7 +338,7 @@ def _measure_h_r(
         )
     measurement = Measurement(
         observable="h_r_mae",
-        mode="mdsim",
+        mode=mode,
         definition=definition,
         inputs=inputs,
         results=results,
@@ -303,17 +348,18 @@ def _measure_h_r(
 
 
 def _compare_h_r(
-    name: str, run: Run, replicas: list[Replica], reference: Reference
+    name: str, run: Run, replicas: list[Replica], reference: Reference, mode: str
 ) -> tuple[Result, PerReplica, dict[str, NDArray[np.float64]]]:
     """The result against one reference, the estimate of each replica and h(r) of those with a stable part."""
     estimates: list[Estimate | None] = [None] * len(replicas)
     densities = {}
     floors = []
     for i, replica in enumerate(replicas):
-        if replica.survival.n_stable_frames:
-            estimates[i], density = _h_r_of_replica(replica.stable_positions_A, reference)
+        n_frames = replica.survival.n_stable_frames
+        if n_frames:
+            estimates[i], density = _h_r_of_replica(replica.stable_positions_A, reference, mode)
             densities[f"replica {replica.index}"] = density
-            floors.append(reference.noise_floor(replica.survival.n_stable_frames * run.frame_interval_ps))
+            floors.append(reference.noise_floor(n_frames * run.frame_interval_ps, n_frames))
     known = [floor for floor in floors if floor is not None]
     result = result_over_replicas(
         name,
@@ -332,23 +378,33 @@ def _compare_h_r(
 
 
 def _h_r_of_replica(
-    positions_A: NDArray[np.float64], reference: Reference
+    positions_A: NDArray[np.float64], reference: Reference, mode: str
 ) -> tuple[Estimate, NDArray[np.float64]]:
     """MAE of h(r) with its block-jackknife standard error, and h(r) itself."""
-    width, expected = reference.bin_width, reference.density
+    n_pairs = positions_A.shape[1] * (positions_A.shape[1] - 1) // 2
+    width, bins = reference.bin_width, (reference.blocks.shape[1], reference.r_min_A, reference.r_max_A)
     blocks = np.array_split(positions_A, min(N_BLOCKS, len(positions_A)))
-    bins = (len(expected), reference.r_min_A, reference.r_max_A)
     counts = np.array([h_r_counts(block, *bins) for block in blocks])
-    total = counts.sum(axis=0)
+    frames = np.array([len(block) for block in blocks])
 
-    def mae(some_counts: NDArray[np.int64]) -> float:
-        return h_r_mae(density_from_counts(some_counts, width), expected, width)
+    def density(some_counts: NDArray[np.int64], n_frames: int) -> NDArray[np.float64]:
+        found = density_from_counts(some_counts, width)
+        # Distances beyond the last bin, which broken molecules have, are part of the whole area in mode paper.
+        return found if mode == "mdsim" else found * (some_counts.sum() / (n_frames * n_pairs))
 
+    expected = density(reference.blocks.sum(axis=0), reference.n_frames)
+
+    def mae(some_counts: NDArray[np.int64], n_frames: int) -> float:
+        return h_r_mae(density(some_counts, n_frames), expected, width)
+
+    total, n_frames = counts.sum(axis=0), int(frames.sum())
     stderr = None
     if len(blocks) == N_BLOCKS:
-        stderr = jackknife_stderr([mae(total - block) for block in counts])
-    estimate = Estimate(value=mae(total), stderr=stderr, n=len(positions_A))
-    return estimate, density_from_counts(total, width)
+        stderr = jackknife_stderr(
+            [mae(total - block, n_frames - n) for block, n in zip(counts, frames.tolist(), strict=True)]
+        )
+    estimate = Estimate(value=mae(total, n_frames), stderr=stderr, n=len(positions_A))
+    return estimate, density(total, n_frames)
 
 
 def _h_r_curves(reference: Reference, densities: dict[str, NDArray[np.float64]]) -> dict[str, Curve]:

@@ -571,17 +571,23 @@ def simulate(
 
 @app.command()
 def analyze(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders that simulate wrote.")],
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="Definitions: paper (its equations), mdsim (its program) or both, each number saying which."
+        ),
+    ] = "paper",
     data: DataOption = None,
 ) -> None:
-    """Measure runs and write metrics.json into each."""
+    """Measure runs by their protocols' lists and write metrics.json into each; other trajectories: measure."""
     from openmm_mlbench.workflow import measure
 
     for run in runs:
-        metrics = measure(run, data=data)
+        metrics = measure(run, data=data, mode=mode)
         rows = [
             [
-                r["name"],
+                r["name"] if len(metrics["modes"]) == 1 else f"{r['name']}, {measurement['mode']}",
                 r["status"],
                 *(_four_digits(r[k]) for k in ("value", "stderr", "floor")),
                 r["unit"],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError, MLBenchError
 from openmm_mlbench.files import read_json
+from openmm_mlbench.floor_tables import FloorTable, floor_lengths, floors_record, make_floors
 from openmm_mlbench.metrics import diffusivity as diffusion
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
 from openmm_mlbench.metrics.distances import N_BINS as H_R_BINS
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[Iterable[Trajectory], int, str], Iterable[Trajectory]]
 Draw = Callable[["Axes"], object]
+NO_REFERENCE = "no reference was given: --reference"
 
 
 def no_progress(chunks: Iterable[Trajectory], n_frames: int, what: str) -> Iterable[Trajectory]:  # noqa: ARG001
@@ -162,20 +164,24 @@ class BinnedReference:
         edges_A: (n_bins + 1,).
         length_ps: length of the reference; None where it is not known.
         source: the file.
+        known_floors: floors by length, ps, and number of frames, where the reference knows better than its segments.
     """
 
     segments: NDArray[np.float64]
     edges_A: NDArray[np.float64]
     length_ps: float | None
     source: str
+    known_floors: Callable[[float, int], Floor | None] | None = None
 
     @property
     def values(self) -> NDArray[np.float64]:
         """(n_bins,), over all segments."""
         return _mean_of(self.segments.sum(axis=0))
 
-    def floor(self, length_ps: float) -> Floor | None:
-        """The reference against itself at this length."""
+    def floor(self, length_ps: float, n_frames: int) -> Floor | None:
+        """The reference against itself at this length and, where it can tell, this number of frames."""
+        if self.known_floors is not None:
+            return self.known_floors(length_ps, n_frames)
         if self.length_ps is None:
             return None
         return noise_floor(
@@ -251,11 +257,13 @@ def _reference_from_json(
     blocks = [axes_of(path, record, name)[1] for name in names if name in record["curves"]]
     length_ps = record["inputs"].get("length_ps")
     rows = np.stack(blocks) if blocks and len(blocks[0]) == len(values) else values[None]
+    table = FloorTable.read(record["inputs"].get("noise_floors"), label)
     return BinnedReference(
         segments=np.hstack([rows, np.ones((len(rows), 1))]),
         edges_A=edges_A,
         length_ps=float(length_ps) if blocks and isinstance(length_ps, int | float) else None,
         source=str(path),
+        known_floors=None if table is None else table.floor,
     )
 
 
@@ -373,6 +381,7 @@ def measure_rdf(
         "intramolecular": intramolecular,
         "reference": None if references[0] is None else references[0].source,
         "length_ps": sum(rdf.length_ps for rdf in (replica[0] for replica in replicas)),
+        "noise_floors": rdf_floors(replicas[0]) if len(replicas) == 1 else None,
     }
     measurement = Measurement(
         observable="rdf",
@@ -392,6 +401,27 @@ def measure_rdf(
         ax.set_title(f"reference (dashed): {Path(inputs['reference']).name}" if inputs["reference"] else "")
 
     return Measured(measurement=measurement, draw=draw)
+
+
+def rdf_floors(rdfs: Sequence[RDF]) -> dict[str, Any] | None:
+    """Floors of the RDFs of one trajectory at the lengths of its parts, for what it is the reference of; None if too short."""
+    first = rdfs[0]
+    piece_ps = first.length_ps / len(first.segments)
+    lengths = floor_lengths(piece_ps, len(first.segments))
+    if not lengths:
+        return None
+    interval = first.length_ps / first.n_frames
+    values = {}
+    for rdf in rdfs:
+        sums = _per_frame(rdf)
+
+        def distance(
+            a: NDArray[np.float64], b: NDArray[np.float64], edges: NDArray[np.float64] = rdf.edges_A
+        ) -> float:
+            return rdf_mae(_mean_of(a), _mean_of(b), edges)
+
+        values[rdf.label] = make_floors({interval: sums}, piece_ps, lengths, distance)
+    return floors_record(lengths, [interval], values)
 
 
 def _rdf_definition(mode: str) -> str:
@@ -421,7 +451,7 @@ def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: f
     )
     name = f"rdf_mae_{label}"
     if reference is None:
-        note = "no reference was given: --reference"
+        note = NO_REFERENCE
         return [
             Result(name=name, status="no_reference", unit="A", n_frames=n_frames, note=note),
             coordination,
@@ -433,7 +463,8 @@ def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: f
         )
         for rdf in rdfs
     ]
-    floor = reference.floor(float(np.mean([rdf.length_ps for rdf in rdfs])))
+    lengths = [rdf.length_ps for rdf in rdfs]
+    floor = reference.floor(float(np.mean(lengths)), round(n_frames / len(rdfs)))
     return [_mae_result(name, "A", estimates, floor, n_frames), coordination]
 
 
@@ -527,7 +558,7 @@ def measure_distances(
     n_frames = sum(source.n_frames(file) for file in source.files)
     width = float(edges[1] - edges[0])
     if known is None:
-        note = "no reference was given: --reference"
+        note = NO_REFERENCE
         results = [Result(name="h_r_mae", status="no_reference", unit="1", n_frames=n_frames, note=note)]
     else:
         expected = known.values
@@ -537,7 +568,7 @@ def measure_distances(
             )
             for segments, file in zip(replicas, source.files, strict=True)
         ]
-        results = [_mae_result("h_r_mae", "1", estimates, known.floor(float(np.mean(lengths))), n_frames)]
+        results = [_mae_result("h_r_mae", "1", estimates, known.floor(float(np.mean(lengths)), round(n_frames / len(lengths))), n_frames)]
     curves = {"h": curve(centres, np.mean(densities, axis=0), "A", "1/A")}
     if known is not None:
         curves["reference h"] = curve(centres, known.values, "A", "1/A")
@@ -581,11 +612,22 @@ def _h_r_reference(path: Path, edges_A: NDArray[np.float64], mode: str) -> Binne
     if isinstance(record, dict) and "observable" in record:
         return _reference_from_json(path, "distances", "h", edges_A, mode)
     of_data_set = Reference.load(path)
+
+    def floor(length_ps: float, n_frames: int) -> Floor | None:
+        found = of_data_set.noise_floor(length_ps, n_frames)
+        return (
+            None if found is None else Floor(value=found.value, length_ps=found.length_ps, note=found.note)
+        )
+
     check_grid(path, of_data_set.h_r[0], (edges_A[1:] + edges_A[:-1]) / 2)
     counts = of_data_set.blocks.astype(np.float64)
     segments = np.hstack([counts / of_data_set.bin_width, counts.sum(axis=1, keepdims=True)])
     return BinnedReference(
-        segments=segments, edges_A=edges_A, length_ps=of_data_set.length_ps, source=str(path)
+        segments=segments,
+        edges_A=edges_A,
+        length_ps=of_data_set.length_ps,
+        source=str(path),
+        known_floors=floor,
     )
 
 
@@ -701,7 +743,7 @@ def _against(result: Result, expected: Estimate | None, unit: str) -> list[Resul
     name = "diffusivity_mae"
     if expected is None:
         return [
-            Result(name=name, status="no_reference", unit=unit, note="no reference was given: --reference")
+            Result(name=name, status="no_reference", unit=unit, note=NO_REFERENCE)
         ]
     if result.value is None:
         return [Result(name=name, status=result.status, unit=unit, note=result.note)]

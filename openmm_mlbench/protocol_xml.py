@@ -190,6 +190,22 @@ def simulation_sha256(text: str | bytes) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def thermostat_of(path: Path) -> str | None:
+    """The thermostat in a protocol file without variants, in words; None where there is none, or no such file."""
+    from lxml import etree
+
+    try:
+        root = etree.fromstring(path.read_bytes(), parser())
+    except (OSError, etree.XMLSyntaxError):
+        return None
+    element = root.find("Integrator")
+    if element is None:
+        return None
+    kind, per_ps = element.get("type"), element.get("collisionFrequency") or element.get("friction")
+    words = {"NoseHooverIntegrator": "Nose-Hoover", "LangevinMiddleIntegrator": "Langevin"}
+    return f"{words[kind]} {float(per_ps):g}/ps" if kind in words and per_ps else None
+
+
 def _read_xml(path: Path) -> Any:
     from lxml import etree
 

@@ -48,6 +48,8 @@ CANONICAL = {
     molecule: f"{molecule}-sgdml" for molecule in ("aspirin", "ethanol", "naphthalene", "salicylic-acid")
 }
 _BROKEN_A = 0.5
+# Numbers of frames that differ by less than this factor make no difference to a floor that could be seen.
+_FRAMES_ALIKE = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +143,18 @@ class Reference:
         counts = h_r_counts(positions_A, self.blocks.shape[1], self.r_min_A, self.r_max_A)
         return h_r_mae(density_from_counts(counts, self.bin_width), self.density, self.bin_width)
 
-    def noise_floor(self, length_ps: float) -> NoiseFloor | None:
-        """MAE of h(r) of the reference against itself at the length of a simulation.
+    def noise_floor(self, length_ps: float, n_frames: int | None = None) -> NoiseFloor | None:
+        """MAE of h(r) of the reference against itself at the length of a simulation and its number of frames.
 
         The mean over contiguous chunks of that length of MAE(chunk, all the rest).  At more
         than half of the reference there is no such chunk: its two halves are compared, which
-        shows a floor of half the reference's length.
+        shows a floor of half the reference's length.  Where a chunk holds more frames than the
+        simulation, as many of its counts are drawn at random as these frames would hold: a
+        frame is many pairs in narrow bins, so that pairs scatter as frames do.
 
         Args:
             length_ps: length of the simulation, ps.
+            n_frames: of the simulation; those of the reference in that time where None.
 
         Returns:
             The floor, or None where the reference has too few blocks to tell.
@@ -160,20 +165,33 @@ class Reference:
             return None
         if 2 * per_chunk >= n_blocks:
             half = n_blocks // 2
+            chunks = [np.arange(half)]
             length = half * self.block_ps
             note = f"first against second half of the reference, {length:.3g} ps each"
             if per_chunk > half:
                 note += f": it is too short for chunks of {length_ps:.3g} ps"
-            value = self._mae(self.blocks[:half], self.blocks[half:])
-            return NoiseFloor(value=value, length_ps=length, note=note)
-        n_chunks = n_blocks // per_chunk
+                n_frames = None if n_frames is None else round(n_frames * half / per_chunk)
+        else:
+            n_chunks = n_blocks // per_chunk
+            chunks = [np.arange(k * per_chunk, (k + 1) * per_chunk) for k in range(n_chunks)]
+            length = per_chunk * self.block_ps
+            note = f"mean over {n_chunks} chunks of {length:.3g} ps of the reference, each against the rest"
+        total = self.blocks.sum(axis=0)
+        there = length / self.frame_interval_ps
+        thinned = n_frames is not None and n_frames < there / _FRAMES_ALIKE
+        rng = np.random.default_rng(0)
         values = []
-        for chunk in range(n_chunks):
-            inside = np.zeros(n_blocks, dtype=bool)
-            inside[chunk * per_chunk : (chunk + 1) * per_chunk] = True
-            values.append(self._mae(self.blocks[inside], self.blocks[~inside]))
-        length = per_chunk * self.block_ps
-        note = f"mean over {n_chunks} chunks of {length:.3g} ps of the reference, each against the rest"
+        for chunk in chunks:
+            inside = self.blocks[chunk].sum(axis=0)
+            some = inside
+            if n_frames is not None and thinned:
+                wanted = max(1, round(int(inside.sum()) * n_frames / there))
+                some = rng.multivariate_hypergeometric(inside, wanted)
+            values.append(self._mae(some[None], (total - inside)[None]))
+        if thinned:
+            note += f", thinned to the {n_frames} frames of the run"
+        elif n_frames is not None and n_frames > there * _FRAMES_ALIKE:
+            note += f"; it has {there:.0f} frames in that time, with the run's {n_frames} it would score less"
         return NoiseFloor(value=float(np.mean(values)), length_ps=length, note=note)
 
     def _mae(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> float:

@@ -74,12 +74,14 @@ class RdfCriterion:
         expected: for each pair g(r) (n_bins,) of the reference.
         r_max_A: upper edge of its last bin, A.
         window_ps: length of a window.
+        mode: whose RDFs, ``paper`` or ``mdsim``.
     """
 
     pairs: tuple[AtomPairs, ...]
     expected: tuple[NDArray[np.float64], ...]
     r_max_A: float
     window_ps: float
+    mode: str = "paper"
 
     def deviations(self, trajectory: Trajectory) -> WindowDeviations:
         """Of each window of a trajectory; none where it is shorter than one."""
@@ -91,7 +93,7 @@ class RdfCriterion:
             self.pairs,
             self.expected,
             r_max_A=self.r_max_A,
-            mode="paper",
+            mode=self.mode,
             window_ps=self.window_ps,
         )
 

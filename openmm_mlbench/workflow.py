@@ -370,11 +370,17 @@ def _is_same_system(protocol: Protocol, model: Potential | ReferencePotential) -
     return True
 
 
-def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
-    """Analyze a run folder; force errors are measured where the model and its test frames are at hand."""
+def measure(run: str | Path, *, data: str | Path | None = None, mode: str = "paper") -> dict[str, Any]:
+    """Analyze a run folder; force errors are measured where the model and its test frames are at hand.
+
+    Args:
+        run: folder of a simulation.
+        data: file of the model's data set.
+        mode: of :func:`openmm_mlbench.analysis.analyze`.
+    """
     settings = read_run(run)
     if is_reference_potential(settings.model):
-        return _measure_reference(settings, data)
+        return _measure_reference(settings, data, mode)
     try:
         archive = _simulated_archive(settings)
         test = data_of(archive.card, data)
@@ -382,14 +388,16 @@ def measure(run: str | Path, *, data: str | Path | None = None) -> dict[str, Any
         if data is not None:
             raise
         # Analysis then shows the errors of the card.
-        return analyze(run)
+        return analyze(run, mode=mode)
     if not test.own:
-        return analyze(run)
+        return analyze(run, mode=mode)
     force_field = archive.load_force_field()
-    return analyze(run, predictor=lambda frames: predict(force_field, frames), test_frames=test.frames)
+    return analyze(
+        run, mode=mode, predictor=lambda frames: predict(force_field, frames), test_frames=test.frames
+    )
 
 
-def _measure_reference(run: Run, data: str | Path | None) -> dict[str, Any]:
+def _measure_reference(run: Run, data: str | Path | None, mode: str) -> dict[str, Any]:
     """Analyze a run of a reference potential; its forces are compared with the labels of its data set."""
     from openmm.app import HBonds, PDBFile
 
@@ -399,17 +407,17 @@ def _measure_reference(run: Run, data: str | Path | None) -> dict[str, Any]:
     try:
         # A kernel file may be another one by now.
         if json.loads(json.dumps(potential.description)) != run.record["model"]:
-            return analyze(run.folder)
+            return analyze(run.folder, mode=mode)
         frames = load_dataset(potential.dataset or potential.id, path=data)
         test = frames.select(default_split(frames.name, frames).test)
         if test.constraints != run.record["protocol"].get("constraints", "none"):
-            return analyze(run.folder)
+            return analyze(run.folder, mode=mode)
         labels = evaluate_frames(potential, topology, test.positions, test.cells, constraints=constraints)
     except (DataError, PotentialError):
         if data is not None:
             raise
-        return analyze(run.folder)
-    return analyze(run.folder, predictor=lambda _: labels, test_frames=test)
+        return analyze(run.folder, mode=mode)
+    return analyze(run.folder, mode=mode, predictor=lambda _: labels, test_frames=test)
 
 
 def _simulated_archive(run: Run) -> Archive:

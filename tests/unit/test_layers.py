@@ -14,9 +14,10 @@ ORDER = [
     *("reference_potentials", "data", "models", "training", "export", "forces", "potential"),
     *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *("simulation", "openmm_export", "trajectory", "trajectory_stream", "metrics", "selections"),
-    *("references", "generation", "measurements", "log_measurements", "free_energy_measurement"),
+    *("references", "generation", "floor_tables", "measurements", "log_measurements", "free_energy_measurement"),
     *(
         "stability_measurement",
+        "geometry_measurement",
         "measure",
         "run_folder",
         "run_reference",

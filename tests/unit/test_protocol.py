@@ -180,7 +180,7 @@ def test_lips_states_both_rules_of_its_diffusivity(name):
 def test_times_of_a_diffusivity_that_make_no_sense():
     p = load_protocol("lips")
     for change in ({"diffusivity_stride_ps": 0.02}, {"diffusivity_start_ps": -5.0}):
-        with pytest.raises(ProtocolError, match="is not a whole number of frames of 12.5 fs"):
+        with pytest.raises(ProtocolError, match=r"is not a whole number of frames of 12\.5 fs"):
             dataclasses.replace(p, **change)
     with pytest.raises(ProtocolError, match="diffusivity_start_ps is given, but diffusivity is not observed"):
         dataclasses.replace(load_protocol("ethanol"), diffusivity_start_ps=5.0)
