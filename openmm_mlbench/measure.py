@@ -456,6 +456,147 @@ def stability(
     _finish(measured, json, plot)
 
 
+BondSelectOption = Annotated[
+    str | None,
+    typer.Option(help="Only bonds between these atoms, mdtraj's language; all of the topology if not given."),
+]
+
+
+@app.command()
+def bonds(
+    topology: TopologyOption = None,
+    trajectory: TrajectoryOption = None,
+    frame_interval: IntervalOption = None,
+    select: BondSelectOption = None,
+    r_max: Annotated[str, typer.Option(help="Range of the bins, A.")] = "3",
+    bins: Annotated[int, typer.Option(help="Number of equal bins.")] = 300,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    reference: ReferenceOption = None,
+    reference_interval: ReferenceIntervalOption = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Bond lengths by pair of elements: distribution, mean and width, and their distance to a reference."""
+    from openmm_mlbench.geometry_measurement import measure_bonds
+
+    source = _source(topology, trajectory, frame_interval, start, stop)
+    measured = measure_bonds(
+        source,
+        atoms=None if select is None else source.topology.select(select),
+        r_max_A=parse_length(r_max, "r_max"),
+        n_bins=bins,
+        reference=_reference(reference, reference_interval, source, "bonds", "standard"),
+    )
+    _finish(measured, json, plot)
+
+
+@app.command()
+def angles(
+    topology: TopologyOption = None,
+    trajectory: TrajectoryOption = None,
+    frame_interval: IntervalOption = None,
+    select: BondSelectOption = None,
+    bins: Annotated[int, typer.Option(help="Number of equal bins from 0 to 180 degrees.")] = 180,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    reference: ReferenceOption = None,
+    reference_interval: ReferenceIntervalOption = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Bond angles by their elements, H-O-H of water for one: distribution, mean and width."""
+    from openmm_mlbench.geometry_measurement import measure_angles
+
+    source = _source(topology, trajectory, frame_interval, start, stop)
+    measured = measure_angles(
+        source,
+        atoms=None if select is None else source.topology.select(select),
+        n_bins=bins,
+        reference=_reference(reference, reference_interval, source, "angles", "standard"),
+    )
+    _finish(measured, json, plot)
+
+
+@app.command()
+def dihedrals(
+    topology: TopologyOption = None,
+    trajectory: TrajectoryOption = None,
+    frame_interval: IntervalOption = None,
+    dihedral: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Four 0-based atom indices, with a name if wanted: C-C-O-H=1,0,2,8; again for each. If none is "
+            "given, phi and psi where there is one of each, and one about every other bond that turns."
+        ),
+    ] = None,
+    phi: Annotated[
+        str | None,
+        typer.Option(help="Four 0-based atom indices, 4,6,8,14; with --psi: states of a backbone."),
+    ] = None,
+    psi: Annotated[str | None, typer.Option(help="Four 0-based atom indices, 6,8,14,16.")] = None,
+    basins: Annotated[
+        str | None,
+        typer.Option(
+            help="Basins of each --dihedral in degrees, trans=120:240,gauche=240:120; if not given cis and trans "
+            "about a trigonal carbon, else gauche+ 0:120, trans 120:240, gauche- 240:360."
+        ),
+    ] = None,
+    select: BondSelectOption = None,
+    bins: Annotated[int, typer.Option(help="Number of equal bins from -180 to 180 degrees.")] = 72,
+    start: StartOption = "0ps",
+    stop: StopOption = None,
+    reference: ReferenceOption = None,
+    reference_interval: ReferenceIntervalOption = None,
+    json: JsonOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Dihedral angles: distribution, and the share of time in each basin."""
+    from openmm_mlbench import geometry_measurement as work
+
+    source = _source(topology, trajectory, frame_interval, start, stop)
+    given = [_named_dihedral(text) for text in dihedral or []]
+    if phi is not None or psi is not None:
+        given += list(zip(("phi", "psi"), _quadruplets(phi, psi), strict=True))
+    if basins is not None and not dihedral:
+        raise MetricError("--basins are of dihedrals that are given; give one: --dihedral 0,1,2,3")
+    if given:
+        cuts = None if basins is None else _basins(basins)
+        wanted, origin = work.dihedrals_as_given(source, given, cuts), "atoms as given"
+    else:
+        wanted, origin = work.dihedrals_of(source, None if select is None else source.topology.select(select))
+    measured = work.measure_dihedrals(
+        source,
+        wanted,
+        n_bins=bins,
+        origin=origin,
+        reference=_reference(reference, reference_interval, source, "dihedrals", "standard"),
+    )
+    _finish(measured, json, plot)
+
+
+def _named_dihedral(text: str) -> tuple[str, list[int]]:
+    name, _, indices = text.rpartition("=")
+    return name.strip(), _four_indices(name.strip() or "dihedral", indices)
+
+
+def _basins(text: str) -> dict[str, tuple[float, float]]:
+    found: dict[str, tuple[float, float]] = {}
+    for part in text.split(","):
+        name, _, window = part.partition("=")
+        low, _, high = window.partition(":")
+        try:
+            edges = float(low), float(high)
+        except ValueError:
+            edges = (-1.0, -1.0)
+        if not name.strip() or not all(0 <= edge <= 360 for edge in edges) or edges[0] == edges[1]:
+            raise MetricError(
+                f"basin {part.strip()!r}; wanted a name and two angles from 0 to 360 degrees, like trans=120:240"
+            )
+        found[name.strip()] = edges
+    return found
+
+
 @app.command("free-energy")
 def free_energy(
     topology: TopologyOption = None,
@@ -550,16 +691,17 @@ def free_energy(
 def _quadruplets(phi: str | None, psi: str | None) -> list[list[int]]:
     if phi is None or psi is None:
         raise MetricError("no dihedrals; give four 0-based atom indices each: --phi 4,6,8,14 --psi 6,8,14,16")
-    quads = []
-    for name, text in (("phi", phi), ("psi", psi)):
-        words = text.split(",")
-        if len(words) != 4 or not all(word.strip().isdecimal() for word in words):
-            raise MetricError(f"{name} {text!r}; wanted four 0-based atom indices, like 4,6,8,14")
-        quad = [int(word) for word in words]
-        if len(set(quad)) != 4:
-            raise MetricError(f"{name} {text!r}; wanted four different indices")
-        quads.append(quad)
-    return quads
+    return [_four_indices(name, text) for name, text in (("phi", phi), ("psi", psi))]
+
+
+def _four_indices(name: str, text: str) -> list[int]:
+    words = text.split(",")
+    if len(words) != 4 or not all(word.strip().isdecimal() for word in words):
+        raise MetricError(f"{name} {text!r}; wanted four 0-based atom indices, like 4,6,8,14")
+    quad = [int(word) for word in words]
+    if len(set(quad)) != 4:
+        raise MetricError(f"{name} {text!r}; wanted four different indices")
+    return quad
 
 
 def _read_log(log: Path | None, interval: str | None, start: str, stop: str | None) -> Any:

@@ -95,4 +95,6 @@ def score_with_jackknife(segments: Sums, score: Callable[[Sums], float], n: int)
         )
     blocks = [block.sum(axis=0) for block in np.array_split(segments, N_BLOCKS)]
     stderr = jackknife_stderr([score(total - block) for block in blocks])
+    if stderr == 0:
+        return Estimate(value=value, stderr=None, n=n, note="all blocks are alike: no standard error")
     return Estimate(value=value, stderr=stderr, n=n)
