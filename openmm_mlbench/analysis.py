@@ -27,7 +27,7 @@ from openmm_mlbench.metrics.force_errors import (
     force_results,
     parity_curve,
 )
-from openmm_mlbench.metrics.speed import speed_result
+from openmm_mlbench.metrics.speed import speed_results
 from openmm_mlbench.metrics.stability import stability_results
 from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
@@ -235,10 +235,16 @@ def _measure_speed(run: Run, replicas: list[Replica]) -> Measurement:
     return Measurement(
         observable="steps_per_second",
         mode="standard",
-        definition="Integration steps per second of wall time in the simulation itself, start-up left out.",
-        results=[
-            speed_result([replica.status.get("steps_per_second") for replica in replicas], run.platform)
-        ],
+        definition=(
+            "Integration steps per second of wall time in the simulation itself, start-up left out; the same as simulated "
+            "ns per day and as seconds for a million atoms times steps."
+        ),
+        results=speed_results(
+            [replica.status.get("steps_per_second") for replica in replicas],
+            float(run.record["protocol"]["timestep_fs"]),
+            run.topology.n_atoms,
+            run.platform,
+        ),
     )
 
 

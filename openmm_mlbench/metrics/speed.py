@@ -1,26 +1,97 @@
-"""Steps per second of the simulations themselves, with everything that a run does besides forces."""
+"""Speed of the simulations themselves, with everything that a run does besides forces.
+
+What it says: how long this run took on this machine.  When it misleads: replicas that share
+cores slow one another down, and ns per day flatters long time steps; seconds per million
+atom-steps compare systems of different sizes at a cost that grows with their atoms.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from openmm_mlbench.errors import MetricError
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
 from openmm_mlbench.results import Result
 
+SECONDS_PER_DAY = 86_400
+FS_PER_NS = 1e6
 
-def speed_result(steps_per_second: Sequence[float | None], platform: str = "") -> Result:
-    """Mean steps per second over replicas.
 
-    Replicas that share cores slow one another down: this number describes this
-    run on this machine and is no benchmark of the model.
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Speed of one run in three units.
+
+    Args:
+        steps_per_second: integration steps per second of wall time.
+        ns_per_day: simulated time per day.
+        s_per_million_atom_steps: seconds for a million atoms times steps.
+    """
+
+    steps_per_second: float
+    ns_per_day: float
+    s_per_million_atom_steps: float
+
+
+def compute_speed(steps_per_second: float, timestep_fs: float, n_atoms: int) -> Speed:
+    """The same speed in three units.
+
+    ns/day = steps/s * 86400 * dt;   s per 10^6 atom-steps = 10^6 / (steps/s * n_atoms)
+
+    Args:
+        steps_per_second: integration steps per second of wall time.
+        timestep_fs: time step, fs.
+        n_atoms: atoms of the system.
+
+    Raises:
+        MetricError: a number is not above zero.
+    """
+    if not (steps_per_second > 0 and timestep_fs > 0 and n_atoms > 0):
+        raise MetricError(
+            f"{steps_per_second} steps/s of {timestep_fs} fs with {n_atoms} atoms; wanted all of them above zero"
+        )
+    return Speed(
+        steps_per_second=steps_per_second,
+        ns_per_day=steps_per_second * SECONDS_PER_DAY * timestep_fs / FS_PER_NS,
+        s_per_million_atom_steps=1e6 / (steps_per_second * n_atoms),
+    )
+
+
+def speed_results(
+    steps_per_second: Sequence[float | None], timestep_fs: float, n_atoms: int, platform: str = ""
+) -> list[Result]:
+    """``steps_per_second``, ``ns_per_day`` and ``s_per_million_atom_steps``, means over replicas.
+
+    Replicas that share cores slow one another down: these numbers describe this
+    run on this machine and are no benchmark of the model.
 
     Args:
         steps_per_second: one for each replica; None where it was not written down.
+        timestep_fs: time step, fs.
+        n_atoms: atoms of the system.
         platform: OpenMM platform, for the note.
     """
-    estimates = [
-        None if speed is None or speed <= 0 else Estimate(value=float(speed), stderr=None, n=1)
+    speeds = [
+        None if speed is None or speed <= 0 else compute_speed(float(speed), timestep_fs, n_atoms)
         for speed in steps_per_second
     ]
-    note = f"platform {platform}" if platform else ""
-    return result_over_replicas(
-        "steps_per_second", "1/s", estimates, note=join_notes(note), missing_status="too_short"
-    )
+    where = f"platform {platform}" if platform else ""
+    units = {
+        "steps_per_second": ("1/s", ""),
+        "ns_per_day": ("ns/day", f"time step {timestep_fs:g} fs"),
+        "s_per_million_atom_steps": ("s", f"{n_atoms} atoms"),
+    }
+    return [
+        result_over_replicas(
+            name,
+            unit,
+            [
+                None if speed is None else Estimate(value=float(getattr(speed, name)), stderr=None, n=1)
+                for speed in speeds
+            ],
+            note=join_notes(
+                "one run has no standard error" if sum(s is not None for s in speeds) == 1 else "",
+                note,
+                where,
+            ),
+        )
+        for name, (unit, note) in units.items()
+    ]

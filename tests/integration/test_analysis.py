@@ -128,6 +128,7 @@ def test_everything_is_measured_and_written(run, reference):
     results = results_of(metrics)
     assert set(results) == {
         "force_mae", "stability", "n_finished", "h_r_mae", "temperature", "T_rot", "T_vib", "steps_per_second",
+        "ns_per_day", "s_per_million_atom_steps",
     }  # fmt: skip
     assert (results["stability"]["status"], results["stability"]["value"]) == ("censored", LENGTH_PS)
     assert results["n_finished"]["value"] == 2

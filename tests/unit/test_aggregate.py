@@ -13,7 +13,7 @@ from openmm_mlbench.metrics.aggregate import (
     result_over_replicas,
     statistical_inefficiency,
 )
-from openmm_mlbench.metrics.speed import speed_result
+from openmm_mlbench.metrics.speed import compute_speed, speed_results
 
 
 def autoregressive(rng, n, phi):
@@ -97,14 +97,23 @@ def test_notes_are_joined_once():
 
 
 def test_speed_over_replicas():
-    result = speed_result([500.0, 700.0, None], platform="Reference")
-    assert (result.name, result.unit, result.value, result.stderr) == (
+    per_second, per_day, per_atom_step = speed_results([500.0, 700.0, None], 0.5, 9, platform="Reference")
+    assert (per_second.name, per_second.unit, per_second.value, per_second.stderr) == (
         "steps_per_second",
         "1/s",
         600.0,
         100.0,
     )
-    assert "Reference" in result.note
-    missing = speed_result([None, 0.0])
-    assert missing.status == "too_short"
-    assert missing.value is None
+    assert "Reference" in per_second.note
+    # 600 steps of 0.5 fs a second are 300 fs/s, 25.92 ns a day.
+    assert (per_day.name, per_day.unit) == ("ns_per_day", "ns/day")
+    assert per_day.value == pytest.approx(25.92)
+    assert (per_atom_step.name, per_atom_step.unit) == ("s_per_million_atom_steps", "s")
+    assert per_atom_step.value == pytest.approx((1e6 / 4500 + 1e6 / 6300) / 2)
+    assert compute_speed(1000.0, 2.0, 1000).s_per_million_atom_steps == pytest.approx(1.0)
+    missing = speed_results([None, 0.0], 0.5, 9)
+    assert {one.status for one in missing} == {"too_short"}
+    assert {one.value for one in missing} == {None}
+    assert "no standard error" in speed_results([500.0], 0.5, 9)[1].note
+    with pytest.raises(MetricError, match="above zero"):
+        compute_speed(100.0, 0.0, 9)
