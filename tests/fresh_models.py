@@ -16,6 +16,8 @@ from openmm_mlbench.training.trainer import new_force_field
 TINY = {
     "schnet": {"hidden": 16, "filters": 16, "interactions": 2, "gaussians": 10},
     "deeppot-se": {"embedding": (8, 16), "axis": 4, "fitting": (24, 24, 12)},
+    "dimenet": {"hidden": 16, "blocks": 2, "bilinear": 3, "spherical": 4, "radial": 4},
+    "forcenet": {"hidden": 16, "decoder": 12, "interactions": 2, "frequencies": 10},
 }
 # X-H bonds of ethanol, A.
 RIGID_BONDS = [[0, 3, 1.1], [0, 4, 1.1], [1, 5, 1.09], [1, 6, 1.09], [1, 7, 1.09], [2, 8, 0.97]]

@@ -5,10 +5,16 @@ from typing import Any
 
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.models.deeppot_se import DeepPotSE
+from openmm_mlbench.models.dimenet import DimeNet
+from openmm_mlbench.models.forcenet import ForceNet
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.schnet import SchNet
 
-ARCHITECTURES: dict[str, type[Network]] = {"schnet": SchNet, "deeppot-se": DeepPotSE}
+ARCHITECTURES: dict[str, type[Network]] = {
+    "schnet": SchNet,
+    "deeppot-se": DeepPotSE, "dimenet": DimeNet,
+    "forcenet": ForceNet,
+}
 
 
 def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]) -> Network:
