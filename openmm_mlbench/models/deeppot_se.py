@@ -13,29 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from openmm_mlbench.models.cutoffs import quintic_switch
-from openmm_mlbench.models.neighbours import directed_edges
+from openmm_mlbench.models.neighbours import directed_edges, group_by_label
 from openmm_mlbench.models.network import Network
-
-
-def _group(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
-    """Pad items into equal groups by label.
-
-    Returns:
-        members (n_groups, largest group), item indices padded with len(labels),
-        and slots (n_items,), the flat place of every item in it.
-    """
-    counts = torch.bincount(labels, minlength=n_groups)
-    largest = int(counts.max()) if labels.size(0) > 0 else 1
-    order = torch.argsort(labels, stable=True)
-    first = torch.cumsum(counts, 0) - counts
-    sorted_labels = labels[order]
-    rank = torch.arange(labels.size(0), device=labels.device) - first[sorted_labels]
-    sorted_slots = sorted_labels * largest + rank
-    members = torch.full((n_groups * largest,), labels.size(0), dtype=torch.long, device=labels.device)
-    members[sorted_slots] = order
-    slots = torch.empty_like(order)
-    slots[order] = sorted_slots
-    return members.view(n_groups, largest), slots
 
 
 class _StackedLayer(nn.Module):
@@ -143,7 +122,7 @@ class DeepPotSE(Network):
         centre, neighbour = directed_edges(pair_index)
         n_atoms, n_pairs, n_edges = atomic_numbers.size(0), pair_index.size(1), centre.size(0)
         kinds = self.lookup[atomic_numbers]
-        places = _group(centre, n_atoms)[0].flatten()
+        places = group_by_label(centre, n_atoms)[0].flatten()
         filled = places < n_edges
         # Empty places borrow edge 0 and multiply it by zero.
         edges = torch.where(filled, places, torch.zeros_like(places))
@@ -151,12 +130,12 @@ class DeepPotSE(Network):
         direction = torch.stack([torch.ones_like(sign), sign, sign, sign], dim=1) * filled.unsqueeze(1)
         pairs = edges % max(n_pairs, 1)
         edge_kinds = kinds[centre] * self.n_species + kinds[neighbour]
-        kind_edges, edge_slots = _group(edge_kinds, self.n_species * self.n_species)
+        kind_edges, edge_slots = group_by_label(edge_kinds, self.n_species * self.n_species)
         # One more, so that an atom without neighbours has an edge 0 to borrow.
         edge_slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=centre.device)])
         place_of_edge = torch.zeros(n_edges + 1, dtype=torch.long, device=centre.device)
         place_of_edge[places] = torch.arange(places.size(0), device=centre.device)
-        kind_atoms, atom_slots = _group(kinds, self.n_species)
+        kind_atoms, atom_slots = group_by_label(kinds, self.n_species)
         return [
             pairs,
             direction.to(self.scale_radial.dtype),

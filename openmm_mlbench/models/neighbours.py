@@ -26,6 +26,27 @@ def directed_edges(pair_index: Tensor) -> tuple[Tensor, Tensor]:
     return centre, neighbour
 
 
+def group_by_label(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Pad items into equal groups by label.
+
+    Returns:
+        members (n_groups, largest group), item indices padded with len(labels),
+        and slots (n_items,), the flat place of every item in it.
+    """
+    counts = torch.bincount(labels, minlength=n_groups)
+    largest = int(counts.max()) if labels.size(0) > 0 else 1
+    order = torch.argsort(labels, stable=True)
+    first = torch.cumsum(counts, 0) - counts
+    sorted_labels = labels[order]
+    rank = torch.arange(labels.size(0), device=labels.device) - first[sorted_labels]
+    sorted_slots = sorted_labels * largest + rank
+    members = torch.full((n_groups * largest,), labels.size(0), dtype=torch.long, device=labels.device)
+    members[sorted_slots] = order
+    slots = torch.empty_like(order)
+    slots[order] = sorted_slots
+    return members.view(n_groups, largest), slots
+
+
 def open_pairs(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
     """Pairs within the cutoff without periodicity.
 
