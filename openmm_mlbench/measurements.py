@@ -314,7 +314,7 @@ def molecules_of(source: Source) -> NDArray[np.int64]:
     return source.topology.molecules(first.positions_nm[0], box)
 
 
-def _per_frame(rdf: RDF) -> NDArray[np.float64]:
+def per_frame_sums(rdf: RDF) -> NDArray[np.float64]:
     """Sums in which the first columns over the last are g(r)."""
     shells = 4.0 / 3.0 * np.pi * np.diff(rdf.edges_A**3) * rdf.n_pairs
     return np.hstack([rdf.segments[:, :-1] / shells, rdf.segments[:, -1:]])
@@ -360,7 +360,7 @@ def measure_rdf(
         counted = count_rdfs(reference, reference.files[0], pairs, **options)
         references = [
             BinnedReference(
-                segments=_per_frame(rdf),
+                segments=per_frame_sums(rdf),
                 edges_A=edges,
                 length_ps=rdf.length_ps,
                 source=str(reference.files[0].path),
@@ -413,7 +413,7 @@ def rdf_floors(rdfs: Sequence[RDF]) -> dict[str, Any] | None:
     interval = first.length_ps / first.n_frames
     values = {}
     for rdf in rdfs:
-        sums = _per_frame(rdf)
+        sums = per_frame_sums(rdf)
 
         def distance(
             a: NDArray[np.float64], b: NDArray[np.float64], edges: NDArray[np.float64] = rdf.edges_A
@@ -459,7 +459,7 @@ def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: f
     expected, edges = reference.values, reference.edges_A
     estimates = [
         score_with_jackknife(
-            _per_frame(rdf), lambda sums: rdf_mae(_mean_of(sums), expected, edges), rdf.n_frames
+            per_frame_sums(rdf), lambda sums: rdf_mae(_mean_of(sums), expected, edges), rdf.n_frames
         )
         for rdf in rdfs
     ]
@@ -487,7 +487,7 @@ def _rdf_curves(rdfs: list[RDF], reference: BinnedReference | None, label: str) 
         curves[f"reference {label}"] = curve(r, reference.values, "A", "1")
     if len(rdfs) > 1:
         curves |= {f"{label} replica {i}": curve(r, rdf.g_r, "A", "1") for i, rdf in enumerate(rdfs)}
-    segments = np.concatenate([_per_frame(rdf) for rdf in rdfs])
+    segments = np.concatenate([per_frame_sums(rdf) for rdf in rdfs])
     curves |= {f"{label} block {k}": curve(r, g, "A", "1") for k, g in enumerate(_blocks(segments), 1)}
     return curves
 

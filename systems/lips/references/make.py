@@ -21,15 +21,14 @@ from openmm_mlbench.files import write_text
 from openmm_mlbench.measurements import (
     DiffusivityOptions,
     Source,
-    count_rdfs,
     curve,
     measure_diffusivity,
     measure_rdf,
 )
 from openmm_mlbench.metrics.diffusivity import D_PER_NM2_PS, DEFINITION, unwrap
-from openmm_mlbench.metrics.floors import noise_floor
-from openmm_mlbench.metrics.rdf import RDF, AtomPairs, rdf_mae
+from openmm_mlbench.metrics.rdf import AtomPairs
 from openmm_mlbench.results import Measurement, Result
+from openmm_mlbench.run_reference import rdf_floor_tables
 from openmm_mlbench.selections import load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
 from openmm_mlbench.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM, PS_PER_FS
@@ -46,7 +45,12 @@ SKIP_PS = 5.0
 FIT_PS = (2.0, 10.0)
 N_WINDOWS = 5
 STRIDE_PS = 0.05
-FLOOR_LENGTHS_PS = (1.0, 5.0, 20.0)
+# Of the tables of noise floors.  Frames are 46 fs apart on average; protocols keep one every 12.5 fs.
+PIECE_PS, STRIDES = 0.46, (1, 2, 5)
+FM_PIECE_PS = 0.5
+# Of the dynamics behind each data set: of the real frames no more is known than that they are of 520 K.
+REAL_DYNAMICS = {"ensemble": "NVT", "temperature_K": 520.0}
+FM_DYNAMICS = REAL_DYNAMICS | {"thermostat": "Langevin 1/ps"}
 DIGITS = 5
 
 
@@ -81,12 +85,14 @@ def of_frames(frames: Frames) -> None:
             source = source_of_frames(frames, Path(folder) / "frames.dcd", interval_ps)
             rdf = measure_rdf(source, pairs_of(source), r_max_A=6.0, n_bins=500, mode=mode)
             record = rdf.measurement.as_json()
-            record["inputs"]["noise_floor_A"] = floors_of(source, mode)
+            record["inputs"]["noise_floors"] = floors_of(source, mode, PIECE_PS, STRIDES)
         record["inputs"]["frame_interval_ps"] = f"unequal, {interval_ps:g} on average"
         save(f"lips-rdf{ending}", record, made_by)
         later = np.flatnonzero(times_ps >= SKIP_PS)
         measured = diffusivity_of_frames(frames.select(later), times_ps[later], mode)
-        save(f"lips-diffusivity{ending}", measured.as_json(), made_by)
+        record = measured.as_json()
+        record["inputs"]["dynamics"] = REAL_DYNAMICS
+        save(f"lips-diffusivity{ending}", record, made_by)
         result = measured.results[0]
         print(mode, result.value, result.stderr, result.note)
 
@@ -115,17 +121,11 @@ def pairs_of(source: Source) -> list[AtomPairs]:
     return source.topology.pairs("all") + source.topology.pairs(ELEMENT_PAIRS)
 
 
-def floors_of(source: Source, mode: str) -> dict[str, dict[str, float]]:
-    """MAE of g(r), A, of parts of this length against the rest of the same frames."""
-    found = {}
-    for rdf in count_rdfs(source, source.files[0], pairs_of(source), r_max_A=6.0, n_bins=500, mode=mode):
-
-        def score(a: np.ndarray, b: np.ndarray, rdf: RDF = rdf) -> float:
-            return rdf_mae(rdf.g_of(a), rdf.g_of(b), rdf.edges_A)
-
-        floors = [noise_floor(rdf.segments, length, rdf.length_ps, score) for length in FLOOR_LENGTHS_PS]
-        found[rdf.label] = {f"{floor.length_ps:.3g} ps": round(floor.value, 4) for floor in floors if floor}
-    return found
+def floors_of(source: Source, mode: str, piece_ps: float, strides: Sequence[int]) -> dict[str, object]:
+    """Noise floors of g(r), A, at many lengths and times between frames."""
+    return rdf_floor_tables(
+        source, pairs_of(source), r_max_A=6.0, n_bins=500, mode=mode, piece_ps=piece_ps, strides=strides
+    )
 
 
 def lithium_paths(frames: Frames) -> tuple[np.ndarray, float]:
@@ -242,24 +242,21 @@ def of_generated(frames: Frames) -> None:
         for mode, ending in (("paper", ""), ("mdsim", "-mdsim")):
             rdf = measure_rdf(source, pairs_of(source), r_max_A=6.0, n_bins=500, mode=mode)
             record = rdf.measurement.as_json()
-            record["inputs"]["noise_floor_A"] = floors_of(source, mode)
+            record["inputs"]["noise_floors"] = floors_of(source, mode, FM_PIECE_PS, (1,))
             save(f"lips-fm-rdf{ending}", record, made_by)
             options = DiffusivityOptions(mode=mode, lag_ps=LAG_PS, stride_ps=STRIDE_PS)
             lithium = source.topology.select("element Li")
             measured = measure_diffusivity(source, lithium, options).measurement
-            save(f"lips-fm-diffusivity{ending}", measured.as_json(), made_by)
+            record = measured.as_json()
+            record["inputs"]["dynamics"] = FM_DYNAMICS
+            save(f"lips-fm-diffusivity{ending}", record, made_by)
             print(mode, measured.results[0].value, measured.results[0].stderr, measured.results[0].note)
 
 
 def save(name: str, record: dict, made_by: dict) -> None:
     """One file with few digits and without line breaks: it is read by programs."""
-    # Blocks serve the noise floor of the pairs that the protocol judges, which is read from the file of mode paper.
-    kept = "" if name.endswith("-mdsim") else "all block"
-    record["curves"] = {
-        label: line
-        for label, line in record["curves"].items()
-        if "block" not in label or (kept and label.startswith(kept))
-    }
+    # Floors are in their table, and blocks would be most of the file.
+    record["curves"] = {label: line for label, line in record["curves"].items() if "block" not in label}
     for line in record["curves"].values():
         for axis in "xy":
             line[axis] = [float(f"{value:.{DIGITS}g}") for value in line[axis]]

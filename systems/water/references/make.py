@@ -17,6 +17,8 @@ from openmm_mlbench.measurements import DiffusivityOptions, Source, measure_diff
 from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.run_folder import read_run
+from openmm_mlbench.run_measurements import dynamics_of
+from openmm_mlbench.run_reference import rdf_floor_tables
 from openmm_mlbench.selections import load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
 from openmm_mlbench.workflow import find_model, simulate
@@ -28,6 +30,8 @@ LAG_PS = 100.0
 # Quoted for SPC/Fw at 298 K, not checked against its publication: for the finite-size correction only.
 VISCOSITY_MPA_S = 0.75
 DIGITS = 5
+# A frame every 0.1, 0.2, 0.5 and 1 ps.
+STRIDES = (1, 2, 5, 10)
 
 
 def main(potential: str, *runs: str) -> None:
@@ -75,7 +79,9 @@ def write_observables(potential: str, run: Path) -> None:
     oxygens = source.topology.select("element O")
     for mode, ending in (("paper", ""), ("mdsim", "-mdsim")):
         pairs = source.topology.pairs("O-O,H-H,H-O")
-        rdf = measure_rdf(source, pairs, r_max_A=6.0, n_bins=500, mode=mode).measurement.as_json()
+        grid = {"r_max_A": 6.0, "n_bins": 500, "mode": mode}
+        rdf = measure_rdf(source, pairs, **grid).measurement.as_json()
+        rdf["inputs"]["noise_floors"] = rdf_floor_tables(source, pairs, **grid, piece_ps=1.0, strides=STRIDES)
         options = DiffusivityOptions(mode=mode, lag_ps=LAG_PS)
         diffusivity = measure_diffusivity(source, oxygens, options).measurement.as_json()
         if mode == "paper":
@@ -87,9 +93,10 @@ def write_observables(potential: str, run: Path) -> None:
                 "correction_1e-9_m2_s": estimate["results"][-1]["value"],
                 "corrected_1e-9_m2_s": estimate["results"][0]["value"],
             }
-        else:
-            # Blocks serve the noise floor, which is read from the other file.
-            rdf["curves"] = {name: line for name, line in rdf["curves"].items() if "block" not in name}
+        # Floors are in the table, and blocks would be most of the file.
+        rdf["curves"] = {name: line for name, line in rdf["curves"].items() if "block" not in name}
+        # Diffusion feels the thermostat.
+        diffusivity["inputs"]["dynamics"] = dynamics_of(read_run(run))
         save(f"{dataset}-rdf{ending}", rdf, provenance)
         save(f"{dataset}-diffusivity{ending}", diffusivity, provenance)
 
