@@ -473,6 +473,110 @@ def export(
     )
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Model of another package.")],
+    kind: Annotated[str, typer.Option("--as", help="nequip, mace, deepmd, schnetpack or torchscript.")],
+    out: OutOption,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Open a pickled file, which runs whatever code is in it.")
+    ] = False,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Interpreter with the package, to open pickled files; this one if not given."),
+    ] = None,
+    energy_unit: Annotated[
+        str | None, typer.Option(help="eV, meV, kcal/mol, kJ/mol or Hartree; eV for nequip, mace and deepmd.")
+    ] = None,
+    length_unit: Annotated[
+        str | None, typer.Option(help="A, nm or Bohr; A for nequip, mace and deepmd.")
+    ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(help="In the order of the model's types, as H,C,O; where the file does not name them."),
+    ] = None,
+    cutoff: Annotated[
+        float | None, typer.Option(help="Reach of a torchscript model, in its unit of length.")
+    ] = None,
+    signature: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a torchscript model, as 'numbers, positions, cell -> energy, forces'; see docs/importing.md."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Convert the weights of mace, schnetpack, torchscript: float32 or float64."),
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="Of a MACE model with several.")] = None,
+    energy_key: Annotated[
+        str, typer.Option(help="Name of the energy among schnetpack's outputs.")
+    ] = "energy",
+    forces_key: Annotated[
+        str, typer.Option(help="Name of the forces among schnetpack's outputs.")
+    ] = "forces",
+    needs_package: Annotated[
+        list[str] | None,
+        typer.Option(help="Python package that has to be imported before the model is loaded."),
+    ] = None,
+    needs_library: Annotated[
+        list[Path] | None, typer.Option(help="Library of custom operators that the model calls.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Data set whose labels the model was trained on; `unknown` if not given."),
+    ] = None,
+    level_of_theory: Annotated[str | None, typer.Option(help="Of its labels.")] = None,
+    source: Annotated[str | None, typer.Option(help="Origin of its data.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of its weights.")] = None,
+    structure: Annotated[
+        Path | None, typer.Option(help="PDB to try it on; that of the data set's system if not given.")
+    ] = None,
+    data: DataOption = None,
+) -> None:
+    """Make an archive of a model of another package, and check it; exit code 1 when a check fails."""
+    from openmm_mlbench import workflow
+    from openmm_mlbench.export.adapters.foreign import Stated
+
+    imported = workflow.import_file(
+        file,
+        kind,
+        out,
+        stated=Stated(
+            energy_unit=energy_unit,
+            length_unit=length_unit,
+            elements=None if elements is None else [name.strip() for name in elements.split(",")],
+            cutoff=cutoff,
+            dtype=dtype,
+            head=head,
+            energy_key=energy_key,
+            forces_key=forces_key,
+            signature=signature,
+            packages=tuple(needs_package or ()),
+            libraries=tuple(str(path) for path in needs_library or ()),
+            python=python,
+        ),
+        trusted=trust,
+        dataset=dataset,
+        level_of_theory=level_of_theory,
+        source=source,
+        licence=licence,
+        structure=structure,
+        data=data,
+        note=_say,
+    )
+    _print_check(imported.rows)
+    card = imported.card
+    units = card.origin.options if card.origin else {}
+    error = card.errors.get("force_mae_meV_A")
+    print(
+        f"{out}: {kind}, {card.dtype}, cutoff {card.cutoff_A:g} A, units {units['energy_unit']} and {units['length_unit']}"
+        + ("" if error is None else f", force MAE {error:.1f} meV/A")
+    )
+    if not all(row.passed for row in imported.rows):
+        raise typer.Exit(1)
+
+
 @app.command()
 def check(
     model: Annotated[str, typer.Argument(help="Id of a shipped model, or a .pt file.")],
@@ -497,6 +601,12 @@ def check(
         topology, positions_A = read_structure(structure)
         numbers, positions = topology.atomic_numbers, positions_A * NM_PER_ANGSTROM
     rows = check_archive(archive, numbers, positions)
+    _print_check(rows)
+    if not all(row.passed for row in rows):
+        raise typer.Exit(1)
+
+
+def _print_check(rows: list[Any]) -> None:
     _print_table(
         ["measured", "largest relative difference", "tolerance", ""],
         [
@@ -509,8 +619,6 @@ def check(
             for r in rows
         ],
     )
-    if not all(row.passed for row in rows):
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from openmm import app, unit
 from openmm_mlbench.errors import PotentialError
 from openmm_mlbench.export.ahead_of_time import specialise
 from openmm_mlbench.export.archive import Archive, find_archive
-from openmm_mlbench.export.card import Card
+from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.forces.drivers import make_force
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
@@ -87,6 +87,10 @@ class Potential:
         numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
         places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
         static = not periodic and 1 < len(numbers) <= ALL_PAIRS_LIMIT
+        if self.card.origin is not None:
+            self._check_imported(self.card.origin, periodic=periodic, evaluation=evaluation)
+            # What stands in somebody else's module is not ours to trace.
+            static = False
         if evaluation == "ahead-of-time" and not static:
             raise PotentialError(
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
@@ -169,6 +173,9 @@ class Potential:
         if box is not None:
             self.check_box(box)
         module = self.module(numbers, atoms=chosen, periodic=box is not None, evaluation=evaluation)
+        origin = self.card.origin
+        if driver == "auto" and origin is not None:
+            driver = origin.driver
         force = make_force(module, periodic=box is not None, driver=driver)
         force.setForceGroup(force_group)
         force.setName(f"openmm-mlbench {self.id}")
@@ -228,6 +235,21 @@ class Potential:
         from openmm_mlbench.ase_calculator import MLBenchCalculator
 
         return MLBenchCalculator(self)
+
+    def _check_imported(self, origin: Origin, *, periodic: bool, evaluation: str) -> None:
+        if evaluation == "ahead-of-time":
+            raise PotentialError(
+                f"{self.id} was imported from {origin.kind}; ahead-of-time evaluation serves this package's own networks, "
+                "use evaluation='autograd'"
+            )
+        if periodic and not origin.any_box:
+            raise PotentialError(
+                f"{self.id} was imported from {origin.kind} and knows no periodic box; take the box off the topology"
+            )
+        if not periodic and not origin.open_space:
+            raise PotentialError(
+                f"{self.id} was imported from {origin.kind} and wants a periodic box; give the topology one"
+            )
 
     def _check_species(self, atomic_numbers: Sequence[int]) -> None:
         unseen = sorted(set(atomic_numbers) - set(self.card.species))

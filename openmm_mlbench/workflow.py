@@ -14,6 +14,7 @@ import torch
 
 from openmm_mlbench import __version__
 from openmm_mlbench.analysis import analyze
+from openmm_mlbench.assets import asset_path
 from openmm_mlbench.data.datasets import (
     default_split,
     find_dataset,
@@ -24,8 +25,10 @@ from openmm_mlbench.data.datasets import (
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError, ModelError, PotentialError, SimulationError
-from openmm_mlbench.export.archive import Archive, find_archive, save_archive
+from openmm_mlbench.export.adapters.foreign import Stated
+from openmm_mlbench.export.archive import Archive, find_archive, rewrite_card, save_archive
 from openmm_mlbench.export.card import Card, Claims, TrainedOn
+from openmm_mlbench.export.importing import UNKNOWN, Imported, import_model, predict_frames, stated_data
 from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import Protocol
@@ -44,9 +47,13 @@ from openmm_mlbench.simulation.progress import ProgressDisplay
 from openmm_mlbench.simulation.run_folder import ReplicaStatus
 from openmm_mlbench.simulation.runner import run_protocol
 from openmm_mlbench.simulation.starts import structure_frames
+from openmm_mlbench.topology import read_structure
 from openmm_mlbench.training.config import Recipe
 from openmm_mlbench.training.trainer import force_field_from_checkpoint, load_checkpoint, predict
+from openmm_mlbench.units import NM_PER_ANGSTROM
 
+# Energies (n_frames,), eV, or None, and forces (n_frames, n_atoms, 3), eV/A, of frames.
+Predictor = Callable[[Frames], tuple[np.ndarray | None, np.ndarray]]
 DEMO_MODELS = ("ethanol-gfn2/schnet", "ethanol-gfn2/deeppot-se")
 DEMO_PROTOCOL = "ethanol"
 
@@ -83,6 +90,9 @@ def data_of(card: Card, data: str | Path | None = None) -> ModelData:
                 f"the model was trained on {name!r}, which is no data set of this package; give its file with --data"
             )
         frames = load_dataset(str(data))
+        if card.origin is not None:
+            note = f"starting from frames of {frames.name}: the model was imported, its own test frames are unknown"
+            return ModelData(frames=frames, own=frames.name == name, note=note)
     else:
         try:
             frames = load_dataset(name, path=data)
@@ -96,6 +106,11 @@ def data_of(card: Card, data: str | Path | None = None) -> ModelData:
             test = shipped.select(default_split(shipped.name, shipped).test)
             note = f"starting from {shipped.name} frames, because {error}"
             return ModelData(frames=test, own=False, note=note)
+    if card.origin is not None:
+        # Its user says that it was made for the potential of these labels.
+        test = frames.select(default_split(name, frames).test)
+        note = f"starting from the test frames of {name}; an imported model may have been trained on some of them"
+        return ModelData(frames=test, own=True, note=note)
     try:
         split = split_of(card, frames)
     except DataError as error:
@@ -136,6 +151,16 @@ def split_of(card: Card, frames: Frames) -> Split:
         DataError: these are not the frames that it was trained on.
     """
     trained = card.trained_on
+    if (
+        trained.dataset_hash is None
+        or trained.split_hash is None
+        or trained.split_seed is None
+        or trained.n_train is None
+        or trained.n_validation is None
+    ):
+        raise DataError(
+            f"{frames.name}: the model was imported, and nobody knows which frames it was trained on"
+        )
     found = frames.content_hash()
     if found != trained.dataset_hash:
         raise DataError(
@@ -206,6 +231,7 @@ def export_checkpoint(
             zero_net_force=remove_mean_force or not network.direct,
         ),
         remove_mean_force=remove_mean_force,
+        predicts_energy=force_field.predicts_energy,
         trained_on=trained_on,
         training={
             "recipe": recipe.as_dict(),
@@ -221,15 +247,13 @@ def export_checkpoint(
     if data is not None or _is_named(trained_on.dataset):
         test = data_of(card, data)
         if test.own:
-            card = _with_errors(card, force_field, test.frames)
+            card = _with_errors(card, lambda frames: predict(force_field, frames), test.frames)
     save_archive(force_field, card, out)
     return card
 
 
-def _with_errors(card: Card, force_field: Any, frames: Frames) -> Card:
-    import dataclasses
-
-    energies, forces = predict(force_field, frames)
+def _with_errors(card: Card, predictor: Predictor, frames: Frames) -> Card:
+    energies, forces = predictor(frames)
     assert frames.forces is not None
     per_frame = 1000 * np.abs(forces - frames.forces).mean(axis=(1, 2))
     errors = {
@@ -238,9 +262,85 @@ def _with_errors(card: Card, force_field: Any, frames: Frames) -> Card:
     }
     if frames.n_frames > 1:
         errors["force_mae_stderr_meV_A"] = float(per_frame.std(ddof=1) / np.sqrt(frames.n_frames))
-    if frames.energies is not None:
+    if frames.energies is not None and energies is not None:
         errors["energy_mae_meV"] = float(1000 * np.abs(energies - frames.energies).mean())
-    return dataclasses.replace(card, errors=errors)
+    return replace(card, errors=errors)
+
+
+def import_file(
+    file: str | Path,
+    kind: str,
+    out: str | Path,
+    *,
+    stated: Stated,
+    trusted: bool = False,
+    dataset: str | None = None,
+    level_of_theory: str | None = None,
+    source: str | None = None,
+    licence: str | None = None,
+    structure: str | Path | None = None,
+    data: str | Path | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Imported:
+    """Turn a model of another package into an archive; arguments as of ``import_model``.
+
+    Args:
+        file: of the other package.
+        kind: ``nequip``, ``mace``, ``deepmd``, ``schnetpack`` or ``torchscript``.
+        out: the ``.pt`` archive to write.
+        stated: what the file does not say.
+        trusted: the user's consent to open a pickle.
+        dataset: whose labels the model reproduces, if it is one of this package's or a file's.
+        level_of_theory: of the labels.
+        source: of the data.
+        licence: of the weights.
+        structure: PDB of an ordinary structure to try it on; that of the data set's system if not given.
+        data: file of the data set, for the errors of its test frames.
+        note: told what a user should know.
+
+    Raises:
+        ModelError: the file cannot be read or does not run.
+        DataError: the data do not fit.
+    """
+    tried = None
+    if structure is not None:
+        topology, positions_A = read_structure(structure)
+        tried = (topology.atomic_numbers, positions_A)
+    elif dataset is not None and _is_named(dataset):
+        topology, positions_A = read_structure(asset_path("systems", system_of(dataset), "topology.pdb"))
+        tried = (topology.atomic_numbers, positions_A)
+    named = find_dataset(dataset) if dataset is not None and _is_named(dataset) else None
+    trained_on = stated_data(
+        dataset or UNKNOWN,
+        level_of_theory or (named.level_of_theory if named else UNKNOWN),
+        source or (named.source if named else UNKNOWN),
+    )
+    imported = import_model(
+        file,
+        kind,
+        out,
+        stated=stated,
+        trusted=trusted,
+        trained_on=trained_on,
+        licence=licence or UNKNOWN,
+        structure=tried,
+        note=note,
+    )
+    if named is None and data is None:
+        return imported
+    try:
+        test = data_of(imported.card, data)
+    except DataError as error:
+        if data is not None:
+            raise
+        note(f"force errors were not measured: {error}")
+        return imported
+    if not test.own:
+        return imported
+    archive = find_archive(out)
+    card = _with_errors(imported.card, predictor_of(archive), test.frames)
+    rewrite_card(archive, card)
+    return replace(imported, card=card)
 
 
 def find_model(id_or_path: str | Path) -> Potential | ReferencePotential:
@@ -391,10 +491,16 @@ def measure(run: str | Path, *, data: str | Path | None = None, mode: str = "pap
         return analyze(run, mode=mode)
     if not test.own:
         return analyze(run, mode=mode)
+    return analyze(run, mode=mode, predictor=predictor_of(archive), test_frames=test.frames)
+
+
+def predictor_of(archive: Archive) -> Predictor:
+    """What an archive says of frames."""
+    if archive.card.origin is not None:
+        module = archive.load_script().eval()
+        return lambda frames: predict_frames(module, frames)
     force_field = archive.load_force_field()
-    return analyze(
-        run, mode=mode, predictor=lambda frames: predict(force_field, frames), test_frames=test.frames
-    )
+    return lambda frames: predict(force_field, frames)
 
 
 def _measure_reference(run: Run, data: str | Path | None, mode: str) -> dict[str, Any]:
@@ -466,13 +572,13 @@ def archive_structure(archive: Archive) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ModelError: the model's data set is not one of ours.
     """
-    from openmm_mlbench.assets import asset_path
-    from openmm_mlbench.topology import read_structure
-
-    name = archive.card.trained_on.dataset
+    name, origin = archive.card.trained_on.dataset, archive.card.origin
     if not _is_named(name):
+        if origin is not None:
+            tried = origin.tried_on
+            return np.array(tried["atomic_numbers"]), np.array(tried["positions_A"]) * NM_PER_ANGSTROM
         raise ModelError(
             f"{archive.id} was trained on {name!r}, which has no structure here; give one with --structure FILE.pdb"
         )
     topology, positions_A = read_structure(asset_path("systems", system_of(name), "topology.pdb"))
-    return topology.atomic_numbers, positions_A / 10.0
+    return topology.atomic_numbers, positions_A * NM_PER_ANGSTROM

@@ -13,6 +13,8 @@ from openmm_mlbench.assets import asset_path, asset_root
 from openmm_mlbench.errors import MLBenchError, ModelError
 from openmm_mlbench.export.card import Card
 from openmm_mlbench.export.exported_model import ExportedModel
+from openmm_mlbench.export.imported_model import ImportedModel
+from openmm_mlbench.export.operators import provide
 from openmm_mlbench.files import atomic_path, sha256_file
 from openmm_mlbench.models.force_field import ForceField
 from openmm_mlbench.models.registry import build_network
@@ -39,7 +41,20 @@ class Archive:
     card: Card
 
     def load_script(self) -> torch.jit.ScriptModule:
-        """The TorchScript module. An archive is code: load only what you trust."""
+        """The TorchScript module. An archive is code: load only what you trust.
+
+        Raises:
+            ModelError: it does not load, or an imported model lacks something that it needs.
+        """
+        origin = self.card.origin
+        if origin is not None:
+            provide(
+                packages=origin.packages,
+                operators=origin.operators,
+                libraries=origin.libraries,
+                unused=origin.unused_operators,
+                where=str(self.path),
+            )
         try:
             return torch.jit.load(str(self.path), map_location="cpu")
         except (RuntimeError, ValueError) as error:
@@ -49,11 +64,20 @@ class Archive:
             ) from error
 
     def load_eager(self) -> ExportedModel:
-        """The same weights in this package's own network classes."""
+        """The same weights in this package's own network classes.
+
+        Raises:
+            ModelError: an imported model, which has none.
+        """
+        if self.card.origin is not None:
+            raise ModelError(
+                f"{self.path} was imported from {self.card.origin.kind}; it runs as it is, and has no network class here"
+            )
         state = self.load_script().state_dict()
         network = build_network(self.card.model, self.card.hyperparameters, self.card.species)
         force_field = ForceField(network, torch.tensor(self.card.example_atomic_numbers))
         force_field.remove_mean_force = self.card.remove_mean_force
+        force_field.predicts_energy = self.card.predicts_energy
         model = ExportedModel(force_field)
         try:
             model.load_state_dict(state)
@@ -69,12 +93,22 @@ class Archive:
         force_field = ForceField(model.network, model.atomic_numbers)
         force_field.scale, force_field.reference = model.scale, model.reference
         force_field.remove_mean_force = model.remove_mean_force
+        force_field.predicts_energy = model.predicts_energy
         return force_field
 
 
-def save_archive(force_field: ForceField, card: Card, path: str | Path) -> None:
+def save_archive(model: ForceField | ImportedModel, card: Card, path: str | Path) -> None:
     """Script the model and write it with its card, atomically."""
-    module = torch.jit.script(ExportedModel(force_field.cpu()).eval())
+    exported = ExportedModel(model.cpu()) if isinstance(model, ForceField) else model
+    _write(torch.jit.script(exported.eval()), card, path)
+
+
+def rewrite_card(archive: Archive, card: Card) -> None:
+    """Write an archive anew with another card and the same module."""
+    _write(archive.load_script(), card, archive.path)
+
+
+def _write(module: torch.jit.ScriptModule, card: Card, path: str | Path) -> None:
     buffer = io.BytesIO()
     torch.jit.save(module, buffer, _extra_files={CARD_FILE: card.to_json()})
     with atomic_path(path) as temporary:

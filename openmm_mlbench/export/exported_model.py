@@ -34,6 +34,7 @@ class ExportedModel(nn.Module):
     one: Tensor
     direct: Final[bool]
     remove_mean_force: Final[bool]
+    predicts_energy: Final[bool]
 
     def __init__(self, force_field: ForceField) -> None:
         super().__init__()
@@ -41,6 +42,7 @@ class ExportedModel(nn.Module):
         self.cutoff = force_field.network.cutoff
         self.direct = force_field.network.direct
         self.remove_mean_force = force_field.remove_mean_force
+        self.predicts_energy = force_field.predicts_energy
         self.register_buffer("atomic_numbers", force_field.atomic_numbers.clone())
         self.register_buffer("atoms", torch.zeros(0, dtype=torch.long))
         self.register_buffer("scale", force_field.scale.to(torch.float64).clone())
@@ -81,6 +83,8 @@ class ExportedModel(nn.Module):
             forces = forces_from_pairs(gradient, pair_index, per_atom.size(0))
         energy = per_atom.detach().to(torch.float64).sum() * self.scale
         energy = (energy + self.reference[self.atomic_numbers].sum()) * self.kjmol_per_ev
+        if not self.predicts_energy:
+            energy = torch.zeros_like(energy)
         return energy, forces.detach() * (self.scale * self.force_factor).to(forces.dtype)
 
     def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:

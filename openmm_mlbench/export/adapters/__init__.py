@@ -1,0 +1,1 @@
+"""Models of other packages behind one interface; one file per kind of file."""
