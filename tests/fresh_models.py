@@ -16,7 +16,8 @@ from openmm_mlbench.training.trainer import new_force_field
 TINY = {
     "schnet": {"hidden": 16, "filters": 16, "interactions": 2, "gaussians": 10},
     "deeppot-se": {"embedding": (8, 16), "axis": 4, "fitting": (24, 24, 12)},
-    "dimenet": {"hidden": 16, "blocks": 2, "bilinear": 3, "spherical": 4, "radial": 4},
+    "dimenet": {"hidden": 32, "blocks": 2, "bilinear": 4, "spherical": 4, "radial": 4},
+    "nequip": {"l_max": 2, "features": 4, "layers": 4, "radial_width": 8, "bessels": 5},
     "forcenet": {"hidden": 16, "decoder": 12, "interactions": 2, "frequencies": 10},
 }
 # X-H bonds of ethanol, A.

@@ -7,13 +7,16 @@ from openmm_mlbench.errors import ModelError
 from openmm_mlbench.models.deeppot_se import DeepPotSE
 from openmm_mlbench.models.dimenet import DimeNet
 from openmm_mlbench.models.forcenet import ForceNet
+from openmm_mlbench.models.nequip import NequIP
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.schnet import SchNet
 
 ARCHITECTURES: dict[str, type[Network]] = {
     "schnet": SchNet,
-    "deeppot-se": DeepPotSE, "dimenet": DimeNet,
+    "deeppot-se": DeepPotSE,
+    "dimenet": DimeNet,
     "forcenet": ForceNet,
+    "nequip": NequIP,
 }
 
 
