@@ -31,7 +31,7 @@ from openmm_mlbench.metrics.speed import speed_results
 from openmm_mlbench.metrics.stability import stability_results
 from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
-from openmm_mlbench.results import Curve, Measurement, Result
+from openmm_mlbench.results import METRICS_FORMAT, METRICS_VERSION, Curve, Measurement, Result
 from openmm_mlbench.run_folder import RdfCriterion, Replica, Run, read_replicas, read_run
 from openmm_mlbench.run_free_energy import OBSERVABLES as FREE_ENERGIES
 from openmm_mlbench.run_free_energy import measure_run_free_energy
@@ -51,8 +51,6 @@ TEMPERATURES = {"temperature": "temperature_K", "T_rot": "T_rot_K", "T_vib": "T_
 # What condensed systems are measured by, where the protocol asks for it.
 CONDENSED = {"rdf": measure_run_rdf, "diffusivity": measure_run_diffusivity}
 MODES_OF = {"paper": ("paper",), "mdsim": ("mdsim",), "both": ("paper", "mdsim")}
-# Of metrics.json; a report asks for the same.
-METRICS_FORMAT, METRICS_VERSION = "openmm-mlbench metrics", 2
 
 # Energies (n_frames,), eV, or None, and forces (n_frames, n_atoms, 3), eV/A, of given frames.
 Predictor = Callable[[Frames], tuple[NDArray[np.float64] | None, NDArray[np.float64]]]
@@ -217,7 +215,7 @@ def _forces_from_card(run: Run) -> list[Result]:
     found = [("force_mae", "meV/A", float(value), errors.get("force_mae_stderr_meV_A"))]
     if "energy_mae_meV" in errors:
         found.append(("energy_mae", "meV", float(errors["energy_mae_meV"]), None))
-    return [
+    results = [
         Result(
             name=name,
             status="ok",
@@ -229,6 +227,10 @@ def _forces_from_card(run: Run) -> list[Result]:
         )
         for name, unit, number, stderr in found
     ]
+    if run.card.get("predicts_energy") is False:
+        note = "the model gives no energies"
+        results.append(Result(name="energy_mae", status="unsupported", unit="meV", note=note))
+    return results
 
 
 def _measure_speed(run: Run, replicas: list[Replica]) -> Measurement:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[Iterable[Trajectory], int, str], Iterable[Trajectory]]
 Draw = Callable[["Axes"], object]
+# What counts as a peak of an RDF: this high above the valleys beside it, after a mean over this width.
+_PROMINENCE, _SMOOTHING_A = 0.2, 0.15
 NO_REFERENCE = "no reference was given: --reference"
 
 
@@ -341,7 +343,7 @@ def measure_rdf(
         mode: ``paper`` or ``mdsim``.
         intramolecular: whether pairs within a molecule count.
         reference: trajectories of the same topology, or the JSON of an earlier measurement.
-        cutoff_A: radius of the coordination numbers; r_max_A where None.
+        cutoff_A: radius of the coordination numbers; where None the first minimum of the reference, else r_max_A.
     """
     check_mode(mode)
     if cutoff_A is not None and not 0 < cutoff_A <= r_max_A:
@@ -371,7 +373,7 @@ def measure_rdf(
     curves: dict[str, Curve] = {}
     for p, pair in enumerate(pairs):
         rdfs = [replica[p] for replica in replicas]
-        results += _rdf_results(rdfs, references[p], cutoff_A or r_max_A)
+        results += _rdf_results(rdfs, references[p], cutoff_A)
         curves |= _rdf_curves(rdfs, references[p], pair.label)
     inputs = source.inputs() | {
         "pairs": [pair.label for pair in pairs],
@@ -424,6 +426,27 @@ def rdf_floors(rdfs: Sequence[RDF]) -> dict[str, Any] | None:
     return floors_record(lengths, [interval], values)
 
 
+def first_minimum(edges_A: NDArray[np.float64], g_r: NDArray[np.float64]) -> float | None:
+    """Where the first shell of an RDF ends, A: the deepest point between its first two peaks; None where it has no two.
+
+    Args:
+        edges_A: (n_bins + 1,).
+        g_r: (n_bins,), smoothed here over 0.15 A.
+    """
+    from scipy.signal import find_peaks
+
+    width = max(1, round(_SMOOTHING_A / float(edges_A[1] - edges_A[0])))
+    smooth = np.convolve(g_r, np.ones(width) / width, mode="same")
+    peaks, _ = find_peaks(smooth, prominence=_PROMINENCE)
+    if len(peaks) < 2:
+        return None
+    valley = smooth[peaks[0] : peaks[1]]
+    # A gap between shells has many zeros: its middle.
+    lowest = np.flatnonzero(valley <= valley.min() + 1e-9)
+    deepest = int(peaks[0]) + int(lowest[len(lowest) // 2])
+    return float(edges_A[deepest + 1])
+
+
 def _rdf_definition(mode: str) -> str:
     integral = {
         "paper": "MAE: integral of |g - g_ref| from 0 to r_max (eq. 3).",
@@ -432,9 +455,14 @@ def _rdf_definition(mode: str) -> str:
     return f"{DEFINITION[mode]} {integral[mode]}"
 
 
-def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: float) -> list[Result]:
+def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: float | None) -> list[Result]:
     label = rdfs[0].label
     n_frames = sum(rdf.n_frames for rdf in rdfs)
+    why = ""
+    if cutoff_A is None and reference is not None:
+        cutoff_A = first_minimum(reference.edges_A, reference.values)
+        why = "" if cutoff_A is None else ", the first minimum of the reference"
+    cutoff_A = float(rdfs[0].edges_A[-1]) if cutoff_A is None else cutoff_A
     inside = int(np.searchsorted(rdfs[0].edges_A, cutoff_A * (1 + 1e-9), side="right")) - 2
     upper = rdfs[0].edges_A[inside + 1] if inside >= 0 else 0.0
     coordination = result_over_replicas(
@@ -447,7 +475,7 @@ def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: f
             for rdf in rdfs
         ],
         n_frames=n_frames,
-        note=f"atoms within {upper:g} A",
+        note=f"atoms within {upper:g} A{why}",
     )
     name = f"rdf_mae_{label}"
     if reference is None:
@@ -568,7 +596,15 @@ def measure_distances(
             )
             for segments, file in zip(replicas, source.files, strict=True)
         ]
-        results = [_mae_result("h_r_mae", "1", estimates, known.floor(float(np.mean(lengths)), round(n_frames / len(lengths))), n_frames)]
+        results = [
+            _mae_result(
+                "h_r_mae",
+                "1",
+                estimates,
+                known.floor(float(np.mean(lengths)), round(n_frames / len(lengths))),
+                n_frames,
+            )
+        ]
     curves = {"h": curve(centres, np.mean(densities, axis=0), "A", "1/A")}
     if known is not None:
         curves["reference h"] = curve(centres, known.values, "A", "1/A")
@@ -615,9 +651,7 @@ def _h_r_reference(path: Path, edges_A: NDArray[np.float64], mode: str) -> Binne
 
     def floor(length_ps: float, n_frames: int) -> Floor | None:
         found = of_data_set.noise_floor(length_ps, n_frames)
-        return (
-            None if found is None else Floor(value=found.value, length_ps=found.length_ps, note=found.note)
-        )
+        return None if found is None else Floor(value=found.value, length_ps=found.length_ps, note=found.note)
 
     check_grid(path, of_data_set.h_r[0], (edges_A[1:] + edges_A[:-1]) / 2)
     counts = of_data_set.blocks.astype(np.float64)
@@ -742,9 +776,7 @@ def measure_diffusivity(
 def _against(result: Result, expected: Estimate | None, unit: str) -> list[Result]:
     name = "diffusivity_mae"
     if expected is None:
-        return [
-            Result(name=name, status="no_reference", unit=unit, note=NO_REFERENCE)
-        ]
+        return [Result(name=name, status="no_reference", unit=unit, note=NO_REFERENCE)]
     if result.value is None:
         return [Result(name=name, status=result.status, unit=unit, note=result.note)]
     errors = [error for error in (result.stderr, expected.stderr) if error is not None]

@@ -23,9 +23,10 @@ DECIMALS = {
     "n_finished": 0,
 }
 USUAL_DECIMALS = 2
+BY_ITS_PROGRAM = "made by the paper's program, whose definitions are mode mdsim"
 STDERR_TEXT = (
     "Standard errors of the paper's rows are its printed standard deviations over its simulations / √n (n = 5; 6 for "
-    "alanine dipeptide)."
+    "alanine dipeptide); its speeds are those of other hardware."
 )
 # In the order of the tables' columns; the numbers of parameters are those of Table 2, on MD17.
 MODELS = {

@@ -97,6 +97,7 @@ class Protocol:
         diffusivity_min_stable_ps: a run that was stable for less does not count in mode ``paper``; None: any does.
         integrator_xml: what ``openmm.XmlSerializer.serialize`` wrote.
         path: file it was read from, if any.
+        variant: name of the variant that was chosen in it, if any.
 
     Raises:
         ProtocolError: two of these contradict each other.
@@ -141,6 +142,7 @@ class Protocol:
     diffusivity_stride_ps: float | None = None
     diffusivity_min_stable_ps: float | None = None
     path: Path | None = field(default=None, compare=False)
+    variant: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _check_lengths(self)
@@ -163,6 +165,12 @@ class Protocol:
     def frame_interval_ps(self) -> float:
         """Time between frames, ps."""
         return self.frame_interval_fs * PS_PER_FS
+
+    @property
+    def own_file(self) -> Path | None:
+        """The file it was read from where that is none of the package's."""
+        shipped = asset_path("protocols")
+        return None if self.path is None or self.path.resolve().parent == shipped.resolve() else self.path
 
     @property
     def timestep_ps(self) -> float:
@@ -262,7 +270,7 @@ def load_protocol(name_or_path: str | os.PathLike[str], variant: str | None = No
     root = read_document(path)
     chosen = choose_variant(path, root, named or variant)
     try:
-        return Protocol(**fields(path, root), path=path)
+        return Protocol(**fields(path, root), path=path, variant=chosen)
     except InconsistentError as error:
         element = root.find(error.element)
         line = root.sourceline if element is None else element.sourceline

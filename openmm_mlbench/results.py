@@ -6,6 +6,8 @@ from typing import Any
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.files import finite_or_none
 
+# Of metrics.json: a report takes what this version of the analysis writes, and nothing older.
+METRICS_FORMAT, METRICS_VERSION = "openmm-mlbench metrics", 2
 STATUSES = ("ok", "unstable", "censored", "too_short", "no_reference", "unsupported", "failed")
 
 

@@ -16,10 +16,10 @@ LABEL_GROUND = "rgba(255, 255, 255, 0.85)"
 MAX_DEVIATION_A = 1.5
 
 
-def curves_of(metrics: dict[str, Any], observable: str) -> dict[str, Any]:
-    """Curves of one observable, empty where it was not measured."""
+def curves_of(metrics: dict[str, Any], observable: str, mode: str | None = None) -> dict[str, Any]:
+    """Curves of one observable, in one mode or in the first that has it; empty where it was not measured."""
     for measurement in metrics["measurements"]:
-        if measurement["observable"] == observable:
+        if measurement["observable"] == observable and mode in (None, measurement["mode"]):
             return dict(measurement["curves"])
     return {}
 
@@ -57,13 +57,12 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
     return _styled(figure, height=560)
 
 
-def plot_parity(runs: list[dict[str, Any]]) -> "Figure | None":
-    """Predicted against true force components of test frames, in eV/A."""
+def plot_parity(runs: list[dict[str, Any]], name: str) -> "Figure | None":
+    """Predicted against true values on test frames: ``force parity``, eV/A, or ``energy parity``, eV."""
     from plotly.graph_objects import Figure
 
-    found = [
-        (metrics["run"]["model"], curves_of(metrics, "force_mae").get("force parity")) for metrics in runs
-    ]
+    found = [(metrics["run"]["model"], curves_of(metrics, "force_mae").get(name)) for metrics in runs]
+    what, unit = ("force", "eV/Å") if name == "force parity" else ("energy", "eV")
     drawn = [(model, curve) for model, curve in found if curve]
     if not drawn:
         return None
@@ -74,17 +73,17 @@ def plot_parity(runs: list[dict[str, Any]]) -> "Figure | None":
     for i, (model, curve) in enumerate(drawn):
         marker = {"color": COLOURS[i % len(COLOURS)], "size": 4, "opacity": 0.5}
         figure.add_scatter(x=curve["x"], y=curve["y"], name=html.escape(model, quote=False), marker=marker)
-    figure.update_xaxes(title="true force / eV/Å")
-    figure.update_yaxes(title="predicted force / eV/Å")
+    figure.update_xaxes(title=f"true {what} / {unit}")
+    figure.update_yaxes(title=f"predicted {what} / {unit}")
     styled = _styled(figure, height=420)
     for trace in styled.data[1:]:
         trace.mode = "markers"
     return styled
 
 
-def plot_rdfs(runs: list[dict[str, Any]]) -> "dict[str, Figure]":
-    """For each pair g(r) of every model over the reference; below, the difference."""
-    drawn = [(metrics["run"]["model"], curves_of(metrics, "rdf")) for metrics in runs]
+def plot_rdfs(runs: list[dict[str, Any]], mode: str) -> "dict[str, Figure]":
+    """For each pair g(r) of every model over the reference of the same mode; below, the difference."""
+    drawn = [(metrics["run"]["model"], curves_of(metrics, "rdf", mode)) for metrics in runs]
     labels = dict.fromkeys(
         name for _, curves in drawn for name in curves if " " not in name and f"coordination {name}" in curves
     )

@@ -25,14 +25,23 @@ from openmm_mlbench.report.figures import (
 )
 from openmm_mlbench.report.table import (
     MISSING,
+    MODES,
+    Column,
+    Heading,
     Notes,
+    Row,
     columns_of,
     format_lengths,
     format_number,
     is_own_structure,
+    label_columns_of,
+    label_rows,
     make_rows,
+    modes_of,
     replica_columns_of,
+    systems_of,
 )
+from openmm_mlbench.results import METRICS_VERSION
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -90,15 +99,25 @@ def read_metrics(source: str | os.PathLike[str]) -> dict[str, Any]:
         ReportError: the file is missing, damaged or of another shape.
     """
     path = Path(source)
-    path = path / METRICS_FILE if path.is_dir() else path
-    if not path.is_file():
+    if not path.exists():
+        raise ReportError(f"{path}: no such folder or file; give a run folder, or its {METRICS_FILE}")
+    if path.is_dir() and not (path / METRICS_FILE).is_file():
+        if not (path / "run.json").is_file():
+            raise ReportError(f"{path}: holds no run; give a folder that `openmm-mlbench simulate` wrote")
         raise ReportError(
-            f"{path}: no such file; run `openmm-mlbench analyze {shlex.quote(str(path.parent))}` first"
+            f"{path}: was not analyzed; run `openmm-mlbench analyze {shlex.quote(str(path))}` first"
         )
+    path = path / METRICS_FILE if path.is_dir() else path
     try:
         metrics = read_json(path)
     except MLBenchError as error:
         raise ReportError(str(error)) from error
+    version = metrics.get("format_version") if isinstance(metrics, dict) else None
+    if isinstance(metrics, dict) and "run" in metrics and version != METRICS_VERSION:
+        raise ReportError(
+            f"{path}: written by another version (format {version}, wanted {METRICS_VERSION}); "
+            f"run `openmm-mlbench analyze {shlex.quote(str(path.parent))}` again"
+        )
     run = metrics.get("run") if isinstance(metrics, dict) else None
     lacking = [key for key in _RUN_KEYS if key not in run] if isinstance(run, dict) else ["run"]
     if lacking or not isinstance(metrics.get("measurements"), list):
@@ -106,6 +125,46 @@ def read_metrics(source: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: not the metrics of a run (lacks {', '.join(lacking) or 'measurements'}); analyze the run again"
         )
     return dict(metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """The tables of one system: its leaderboard, errors on labelled frames and replicas.
+
+    Args:
+        title: of the system.
+        columns: of the leaderboard, only what the system has.
+        rows: ours, and the paper's beneath.
+        label_columns: of the errors on labelled frames; none where there are no more than the leaderboard has.
+        label_rows: ours.
+        has_paper: whether any row is the paper's.
+        replica_columns: what any replica has a value for.
+        replicas: model and replicas of each run.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: list[Row]
+    label_columns: tuple[Column, ...]
+    label_rows: list[Row]
+    has_paper: bool
+    replica_columns: tuple[Heading, ...]
+    replicas: list[tuple[str, list[dict[str, Any]]]]
+
+
+def _board(title: str, runs: list[dict[str, Any]], notes: Notes) -> Board:
+    rows = make_rows(runs, notes)
+    label_columns = label_columns_of(runs)
+    return Board(
+        title=title,
+        columns=columns_of(runs),
+        rows=rows,
+        label_columns=label_columns,
+        label_rows=label_rows(runs, label_columns, notes),
+        has_paper=any(row.kind == "paper" for row in rows),
+        replica_columns=replica_columns_of(runs),
+        replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
+    )
 
 
 def render(runs: list[dict[str, Any]], out_name: str) -> str:
@@ -124,22 +183,45 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
     repeat = _commands(runs, out_name)
     runs = _told_apart(runs)
     notes = Notes()
-    rows = make_rows(runs, notes)
+    boards = [_board(title, of_system, notes) for title, of_system in systems_of(runs).items()]
     return environment.get_template("report.html.j2").render(
         version=__version__,
         plotly_js=get_plotlyjs(),
         summary=_summary(runs),
-        columns=columns_of(runs),
-        rows=rows,
+        boards=boards,
         notes=notes.texts,
-        paper_stderr=paper.STDERR_TEXT if any(row.kind == "paper" for row in rows) else "",
+        modes=modes_of(runs),
+        paper_stderr=paper.STDERR_TEXT if any(board.has_paper for board in boards) else "",
         figures=_figures(runs),
-        replica_columns=replica_columns_of(runs),
-        replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
         definitions=_definitions(runs),
+        every=[_every_number(metrics) for metrics in runs],
         provenance=[_provenance(metrics) for metrics in runs],
         repeat=repeat,
     )
+
+
+def _every_number(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, ...]]]:
+    """Model, and each result as printed: name, mode, value, floor, unit, status and note."""
+    rows = []
+    for measurement in metrics["measurements"]:
+        for result in measurement["results"]:
+            value = (
+                MISSING if result["value"] is None else format_number(result["value"], result.get("stderr"))
+            )
+            floor = MISSING if result.get("floor") is None else format_number(result["floor"])
+            status = result["status"].replace("_", " ")
+            rows.append(
+                (
+                    str(result["name"]),
+                    str(measurement["mode"]),
+                    value,
+                    floor,
+                    str(result.get("unit", "")),
+                    status,
+                    str(result["note"]),
+                )
+            )
+    return str(metrics["run"]["model"]), rows
 
 
 def _summary(runs: list[dict[str, Any]]) -> str:
@@ -177,13 +259,17 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             f"h(r) over the stable part, mean over replicas; below, its difference from the reference.{origin}",
             wide=True,
         )
-        for label, figure in plot_rdfs(group).items():
-            pair = "all atoms" if label == "all" else label
-            add(
-                figure,
-                f"RDF of {pair}, data set {dataset}",
-                "g(r) over the stable part, mean over replicas; below, its difference from the reference.",
-            )
+        modes = modes_of(group)
+        for mode in modes:
+            of_mode = f", mode {mode}" if modes != MODES[:1] else ""
+            for label, figure in plot_rdfs(group, mode).items():
+                pair = "all atoms" if label == "all" else label
+                add(
+                    figure,
+                    f"RDF of {pair}, data set {dataset}{of_mode}",
+                    "g(r) over the stable part, mean over replicas; below, its difference from the reference of the "
+                    "same mode.",
+                )
         add(
             plot_diffusion(group),
             f"Mean squared displacement, data set {dataset}",
@@ -197,9 +283,14 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
                 "value, a lower bound.",
             )
         add(
-            plot_parity(group),
+            plot_parity(group, "force parity"),
             f"Forces on test frames of {dataset}",
             "Components of predicted against true forces, at most 2,000 points of each model.",
+        )
+        add(
+            plot_parity(group, "energy parity"),
+            f"Energies on test frames of {dataset}",
+            "Predicted against true energies of frames, the mean true energy subtracted from both.",
         )
     for metrics in runs:
         model = metrics["run"]["model"]
@@ -254,7 +345,7 @@ def _markup(figure: "Figure", name: str) -> str:
 def _definitions(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return list(
         dict.fromkeys(
-            (measurement["observable"], measurement["definition"])
+            (f"{measurement['observable']}, mode {measurement['mode']}", measurement["definition"])
             for metrics in runs
             for measurement in metrics["measurements"]
         )
@@ -267,8 +358,16 @@ def _provenance(metrics: dict[str, Any]) -> tuple[str, str]:
 
 
 def _protocol_word(run: dict[str, Any]) -> str:
-    """The protocol as `simulate` takes it: by name, or the file that a run of one's own structure was begun with."""
-    return f"{run['protocol']}.xml" if is_own_structure(run) else str(run["protocol"])
+    """The protocol as `simulate` takes it: by name, or the file that a run of one's own protocol was begun with."""
+    return _protocol_file(run) or (
+        f"{run['protocol']}.xml" if is_own_structure(run) else str(run["protocol"])
+    )
+
+
+def _protocol_file(run: dict[str, Any]) -> str | None:
+    """Name of the file where it is none of the package's."""
+    file = ((run.get("provenance") or {}).get("protocol") or {}).get("file")
+    return None if file is None else str(file)
 
 
 def _told_apart(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -287,14 +386,37 @@ def _commands(runs: list[dict[str, Any]], out_name: str) -> str:
     """The command lines that make these numbers again, quoted for a shell."""
     lines, folders = [], []
     for metrics in runs:
-        run = metrics["run"]
-        folder = run.get("folder") or "run"
+        folder = metrics["run"].get("folder") or "run"
         folders.append(folder)
-        words = ["openmm-mlbench", "simulate", _protocol_word(run), "--model", run["model"]]
-        words += ["--replicas", str(len(run["replicas"])), "--length", f"{run['length_ps']:g}"]
-        words += ["--platform", run["platform"]] if run.get("platform") else []
-        words += ["--seed", str(run["seed"])] if run.get("seed") is not None else []
-        lines.append(shlex.join([*map(str, words), "-o", folder]))
-    lines.append(shlex.join(["openmm-mlbench", "analyze", *folders]))
+        lines.append(shlex.join([*_simulate_words(metrics["run"]), "-o", folder]))
+    for modes in dict.fromkeys(tuple(metrics.get("modes") or MODES[:1]) for metrics in runs):
+        alike = [
+            metrics["run"].get("folder") or "run"
+            for metrics in runs
+            if tuple(metrics.get("modes") or MODES[:1]) == modes
+        ]
+        mode = "both" if len(modes) > 1 else modes[0]
+        lines.append(shlex.join(["openmm-mlbench", "analyze", *alike, "--mode", mode]))
     lines.append(shlex.join(["openmm-mlbench", "report", *folders, "-o", out_name]))
     return "\n".join(lines)
+
+
+def _simulate_words(run: dict[str, Any]) -> list[str]:
+    """The command line of one run, with every option that decides it."""
+    record = run.get("provenance") or {}
+    words = ["openmm-mlbench", "simulate", _protocol_word(run)]
+    variant = (record.get("protocol") or {}).get("variant")
+    # The name of a shipped protocol holds its variant already.
+    words += ["--variant", str(variant)] if variant and _protocol_file(run) else []
+    words += ["--model", str(run["model"])]
+    words += ["--replicas", str(run.get("n_replicas") or len(run["replicas"]))]
+    words += ["--length", f"{run['length_ps']:g}"]
+    words += ["--platform", str(run["platform"])] if run.get("platform") else []
+    threads = ((record.get("platform") or {}).get("properties") or {}).get("Threads", "1")
+    words += ["--threads", str(threads)] if str(threads) != "1" else []
+    words += ["--seed", str(run["seed"])] if run.get("seed") is not None else []
+    bias = record.get("metadynamics") or {}
+    words += ["--metadynamics", str(bias["backend"])] if bias.get("backend") else []
+    if bias.get("walkers") == "shared":
+        words += ["--walkers", "shared", "--jobs", str(run.get("n_replicas") or len(run["replicas"]))]
+    return words

@@ -9,10 +9,10 @@ from typing import Any
 from openmm_mlbench import paper
 
 # Result name, heading and unit as printed.
-Column = tuple[str, str, str]
-FIRST: tuple[Column, ...] = (("force_mae", "Force MAE", "meV/Å"), ("stability", "Stability", "ps"))
+Heading = tuple[str, str, str]
+FIRST: tuple[Heading, ...] = (("force_mae", "Force MAE", "meV/Å"), ("stability", "Stability", "ps"))
 # Between these, in reading order; a name that ends in _ begins the names of several results.
-OPTIONAL: tuple[Column, ...] = (
+OPTIONAL: tuple[Heading, ...] = (
     ("energy_mae", "Energy MAE", "meV"),
     ("h_r_mae", "h(r) MAE", ""),
     ("h_r_mae_canonical", "h(r) MAE, canonical", ""),
@@ -26,11 +26,39 @@ OPTIONAL: tuple[Column, ...] = (
     ("T_rot", "T rot.", "K"),
     ("T_vib", "T vib.", "K"),
 )
-LAST: tuple[Column, ...] = (("steps_per_second", "Speed", "steps/s"),)
+LAST: tuple[Heading, ...] = (
+    ("steps_per_second", "Speed", "steps/s"),
+    ("ns_per_day", "Speed", "ns/day"),
+)
+# Errors on labelled frames, in a table of their own.
+ON_LABELS: tuple[Heading, ...] = (
+    ("force_mae", "Force MAE", "meV/Å"),
+    ("force_rmse", "Force RMSE", "meV/Å"),
+    ("force_cosine", "Force cosine", ""),
+    ("force_mae_", "Force MAE", "meV/Å"),
+    ("energy_mae", "Energy MAE", "meV"),
+    ("energy_mae_per_atom", "Energy MAE per atom, mean error removed", "meV/atom"),
+)
+MODES = ("paper", "mdsim")
 ROTATIONS = ("T_rot", "T_vib")
 REPLICA_COLUMNS = ("h_r_mae", "temperature", *ROTATIONS)
 MISSING = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: the result it shows, of the mode that it names.
+
+    ``mode`` is empty where nothing depends on it; ``shown_mode`` is printed where two modes stand side by side or
+    where the default one is missing.
+    """
+
+    name: str
+    heading: str
+    unit: str
+    mode: str = ""
+    shown_mode: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +121,41 @@ def format_lengths(lengths_ps: Iterable[float]) -> str:
     )
 
 
-def results_of(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """All results of one metrics.json by name."""
-    return {result["name"]: result for m in metrics["measurements"] for result in m["results"]}
+def results_of(metrics: dict[str, Any], mode: str | None = None) -> dict[str, dict[str, Any]]:
+    """All results of one metrics.json by name: of one mode, or of the first that has them where None."""
+    found: dict[str, dict[str, Any]] = {}
+    for measurement in metrics["measurements"]:
+        if mode is None or measurement["mode"] == mode:
+            for result in measurement["results"]:
+                found.setdefault(result["name"], result)
+    return found
+
+
+def modes_of(runs: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """The modes that any of these runs was analyzed in, the default one first."""
+    known = {measurement["mode"] for metrics in runs for measurement in metrics["measurements"]}
+    return tuple(mode for mode in MODES if mode in known)
 
 
 def columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
-    """The columns of a table of these runs: what any of them was asked to measure."""
+    """The columns of a table of these runs: what any of them was asked to measure, in each mode it was measured in."""
+    first = [Column(name=name, heading=heading, unit=unit) for name, heading, unit in FIRST]
+    found = _expanded(OPTIONAL, runs)
+    last = [
+        Column(name=name, heading=heading, unit=unit)
+        for name, heading, unit in LAST
+        if name == "steps_per_second" or any(name in results_of(metrics) for metrics in runs)
+    ]
+    return tuple(column for bare in [*first, *found, *last] for column in _in_modes(bare, runs))
+
+
+def label_columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns of the table of errors on labelled frames; empty where no run has more than its force MAE."""
+    found = _expanded(ON_LABELS, runs)
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _expanded(headings: Iterable[Heading], runs: list[dict[str, Any]]) -> list[Column]:
     names = dict.fromkeys(name for metrics in runs for name in results_of(metrics))
     valued = {
         name
@@ -111,16 +167,47 @@ def columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
         or metrics["run"].get("criterion", "bonds") == "bonds"
     }
     found: list[Column] = []
-    for name, heading, unit in OPTIONAL:
+    for name, heading, unit in headings:
         if name.endswith("_"):
             members = [other for other in names if other.startswith(name)]
-            found += [(member, f"{heading} {member.removeprefix(name)}", unit) for member in members]
+            found += [
+                Column(name=member, heading=f"{heading} {member.removeprefix(name)}", unit=unit)
+                for member in members
+            ]
         elif name in valued:
-            found.append((name, heading, unit))
-    return (*FIRST, *found, *LAST)
+            found.append(Column(name=name, heading=heading, unit=unit))
+    return found
 
 
-def replica_columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
+def _in_modes(column: Column, runs: list[dict[str, Any]]) -> list[Column]:
+    """The column as it is where nothing depends on the mode, else one for each mode that any run has."""
+    modes = [mode for mode in MODES if any(column.name in results_of(metrics, mode) for metrics in runs)]
+    if not modes:
+        return [column]
+    shown = len(modes) > 1 or modes != [MODES[0]]
+    return [
+        Column(
+            name=column.name,
+            heading=column.heading,
+            unit=column.unit,
+            mode=mode,
+            shown_mode=f"mode {mode}" if shown else "",
+        )
+        for mode in modes
+    ]
+
+
+def systems_of(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs by what they simulated: a system of the package, or a structure of somebody's own by its protocol."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for metrics in runs:
+        run = metrics["run"]
+        own = is_own_structure(run) or not run.get("system")
+        found.setdefault(str(run["protocol"] if own else run["system"]), []).append(metrics)
+    return found
+
+
+def replica_columns_of(runs: list[dict[str, Any]]) -> tuple[Heading, ...]:
     """The columns of the table of replicas that any of them has a value for."""
     known = {
         name
@@ -153,13 +240,36 @@ def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
     return rows
 
 
+def label_rows(runs: list[dict[str, Any]], columns: tuple[Column, ...], notes: Notes) -> list[Row]:
+    """One row for each run of the table of errors on labelled frames."""
+    return [
+        Row(
+            kind="ours",
+            label=str(metrics["run"]["model"]),
+            detail="",
+            data=_data_text(metrics["run"]),
+            simulated="",
+            cells=tuple(_cell(results_of(metrics).get(column.name), notes) for column in columns),
+            comparison="",
+        )
+        for metrics in runs
+    ]
+
+
 def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...]) -> Row:
-    run, results = metrics["run"], results_of(metrics)
+    run = metrics["run"]
     cells = []
-    for name, _, _ in columns:
-        cell = _cell(results.get(name), notes)
-        if name == "stability" and results.get("n_finished", {}).get("value") is not None:
-            finished = results["n_finished"]
+    for column in columns:
+        of_mode = results_of(metrics, column.mode or None)
+        result = of_mode.get(column.name)
+        # What does not depend on the mode for this run stands in the first column.
+        if result is None and column.mode in ("", MODES[0]):
+            result = results_of(metrics, "standard").get(column.name)
+        cell = _cell(result, notes)
+        finished = (
+            of_mode.get("n_finished") or results_of(metrics, "standard").get("n_finished") or {"value": None}
+        )
+        if column.name == "stability" and result is not None and finished["value"] is not None:
             extra = f"{finished['value']:.0f} of {finished['n_replicas']} finished"
             cell = Cell(text=cell.text, status=cell.status, notes=cell.notes, extra=extra)
         cells.append(cell)
@@ -196,37 +306,46 @@ def _data_text(run: dict[str, Any]) -> str:
 
 def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes, columns: tuple[Column, ...]) -> Row:
     results = paper.paper_results(row)
+    n = row.table.n_simulations
+    # The paper's numbers were made by its program: where that mode has a column they stand there.
+    in_mdsim = {column.name for column in columns if column.mode == "mdsim"}
     cells = []
-    for name, _, _ in columns:
-        result = results.get(name)
-        cells.append(
-            _cell(vars(result), notes, paper.DECIMALS.get(name, paper.USUAL_DECIMALS))
-            if result
-            else Cell(text=MISSING)
-        )
+    for column in columns:
+        result = results.get(column.name)
+        if result is None or (column.mode == "paper" and column.name in in_mdsim):
+            cells.append(Cell(text=MISSING))
+            continue
+        decimals = paper.DECIMALS.get(column.name, paper.USUAL_DECIMALS)
+        printed = vars(result)
+        if column.mode == "paper" and result.value is not None:
+            printed = printed | {"note": "; ".join(filter(None, (result.note, paper.BY_ITS_PROGRAM)))}
+        cells.append(_cell(printed, notes, decimals))
     return Row(
         kind="paper",
         label=f"{row.label}, paper",
-        detail=row.table.name,
+        detail=f"{row.table.name}; ± is its SD / √{n}",
         data=row.table.data,
-        simulated=format_lengths([row.table.length_ps] * row.table.n_simulations),
+        simulated=format_lengths([row.table.length_ps] * n),
         cells=tuple(cells),
         comparison=compare_with_paper(run, row.table),
     )
 
 
 def compare_with_paper(run: dict[str, Any], table: paper.PaperTable) -> str:
-    """In what this run differs from the paper's."""
-    differs = []
-    if run["dataset"] != table.dataset:
-        differs.append("labels")
-    if run.get("n_train") != table.n_train:
-        differs.append("amount of data")
-    lengths = [replica["time_ps"] for replica in run["replicas"]]
-    if run["length_ps"] != table.length_ps or len(lengths) != table.n_simulations:
-        differs.append("length")
-    differs.append("hardware")
-    return ", ".join(differs)
+    """Whether data and length of this run are those of the paper's, and what else differs."""
+    data = ["other labels"] if run["dataset"] != table.dataset else []
+    n_train = run.get("n_train")
+    if n_train != table.n_train:
+        amount = "fewer" if n_train is not None and n_train < table.n_train else "other number of"
+        data.append(f"{amount} training frames")
+    length = []
+    if run["length_ps"] != table.length_ps:
+        length.append("shorter" if run["length_ps"] < table.length_ps else "longer")
+    if len(run["replicas"]) != table.n_simulations:
+        length.append(
+            f"{'fewer' if len(run['replicas']) < table.n_simulations else 'more'} runs",
+        )
+    return f"data: {', '.join(data) or 'same'}; length: {', '.join(length) or 'same'}"
 
 
 def _cell(result: dict[str, Any] | None, notes: Notes, decimals: int | None = None) -> Cell:

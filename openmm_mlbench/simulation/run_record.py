@@ -126,6 +126,8 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "protocol": {
             "name": protocol.name,
+            "file": None if protocol.own_file is None else protocol.own_file.name,
+            "variant": protocol.variant,
             "sha256": protocol.sha256,
             "system": protocol.system,
             "structure": protocol.structure,

@@ -1,5 +1,6 @@
 """The report page: what it says, and that a real browser draws it."""
 
+import html
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ from chromium import Browser, find_chromium
 
 from openmm_mlbench.errors import ReportError
 from openmm_mlbench.report import build_report
+from openmm_mlbench.results import METRICS_FORMAT, METRICS_VERSION
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'`{{ 7*7 }}"
 DATASET = "ethanol-gfn2"
@@ -76,6 +78,9 @@ def make_metrics(model, *, seed=0, architecture="schnet"):
         for i, t in enumerate(times)
     ]
     return {
+        "format": METRICS_FORMAT,
+        "format_version": METRICS_VERSION,
+        "modes": ["paper"],
         "run": {
             "folder": f"runs/{architecture}",
             "model": model,
@@ -147,7 +152,7 @@ def test_page_holds_everything_once(page):
     assert text.count("<script>/**\n* plotly.js") == 1
     for expected in (
         "498.7 ± 3.1", "floor 0.0610", "1 of 2 finished", "unstable", "too short", "247 ± 47",
-        "MD17 (original labels), 9,500 training frames", "labels, amount of data, length, hardware", "standard deviations over its simulations",
+        "MD17 (original labels), 9,500 training frames", "data: other labels, fewer training frames; length: shorter, fewer runs", "standard deviations over its simulations",
         "300 ps of GFN2-xTB dynamics", "what h_r_mae means", "started from ethanol-rmd17 frames", "resumed inexactly", "bond O3-H9 is 8.260 A long",
         "openmm-mlbench simulate ethanol --model ethanol-gfn2/schnet --replicas 2 --length 5",
     ):  # fmt: skip
@@ -168,6 +173,59 @@ def test_free_energies_are_drawn_and_own_structures_are_repeated_from_their_file
     assert f"Free energy along φ, data set {DATASET}" in text
     assert "Free energy along ψ" not in text
     assert "openmm-mlbench simulate dimer.xml --model mine" in text
+
+
+def test_every_option_that_decided_a_run_is_repeated(tmp_path):
+    biased = make_metrics("amber03-obc", architecture=None)
+    biased["modes"] = ["paper", "mdsim"]
+    biased["run"] |= {
+        "protocol": "alanine-dipeptide-gentle",
+        "folder": "shared hills",
+        "platform": "CPU",
+        "n_replicas": 4,
+        "provenance": {
+            "protocol": {"structure": None, "file": None, "variant": "gentle"},
+            "platform": {"name": "CPU", "properties": {"Threads": "2"}},
+            "metadynamics": {"backend": "plumed", "walkers": "shared"},
+        },
+    }
+    own = make_metrics("mine", architecture=None)
+    own["run"] |= {
+        "protocol": "box-npt",
+        "provenance": {"protocol": {"structure": "box.pdb", "file": "box.xml", "variant": "npt"}},
+    }
+    for name, metrics in (("a", biased), ("b", own)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    text = build_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html").read_text()
+    repeat = html.unescape(text[text.index("To repeat them") :].split("<code>")[1].split("</code>")[0])
+    assert repeat.splitlines() == [
+        (
+            "openmm-mlbench simulate alanine-dipeptide-gentle --model amber03-obc --replicas 4 --length 5 --platform CPU "
+            "--threads 2 --seed 0 --metadynamics plumed --walkers shared --jobs 4 -o 'shared hills'"
+        ),
+        (
+            "openmm-mlbench simulate box.xml --variant npt --model mine --replicas 2 --length 5 --platform Reference "
+            "--seed 0 -o runs/None"
+        ),
+        "openmm-mlbench analyze 'shared hills' --mode both",
+        "openmm-mlbench analyze runs/None --mode paper",
+        "openmm-mlbench report 'shared hills' runs/None -o report.html",
+    ]
+
+
+def test_every_number_is_on_the_page(page):
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    for name in (
+        "force_mae",
+        "stability",
+        "n_finished",
+        "h_r_mae",
+        "temperature",
+        "T_vib",
+        "steps_per_second",
+    ):
+        assert f'<tr><th scope="row">{name}</th>' in text
 
 
 def test_runs_of_one_model_are_told_apart_by_their_folders(tmp_path):
@@ -210,14 +268,30 @@ def test_a_run_without_curves_or_reference_is_shown(tmp_path):
 def test_what_cannot_be_reported(runs, tmp_path):
     with pytest.raises(ReportError, match="no runs to report on"):
         build_report([], tmp_path / "report.html")
-    with pytest.raises(ReportError, match=r"no such file; run `openmm-mlbench analyze"):
+    with pytest.raises(ReportError, match=r"nowhere: no such folder or file; give a run folder"):
+        build_report([tmp_path / "nowhere"], tmp_path / "report.html")
+    with pytest.raises(ReportError, match=r"holds no run; give a folder that"):
         build_report([tmp_path], tmp_path / "report.html")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"was not analyzed; run `openmm-mlbench analyze .*/run`"):
+        build_report([tmp_path / "run"], tmp_path / "report.html")
     with pytest.raises(ReportError, match="is a folder; give the name"):
         build_report(runs, tmp_path)
     (runs[0] / "metrics.json").write_text("{")
     with pytest.raises(ReportError, match="not valid JSON"):
         build_report(runs, tmp_path / "report.html")
-    for damaged in ("[]", '{"run": {}, "measurements": []}', json.dumps({"run": make_metrics("x")["run"]})):
+    old = make_metrics("x")
+    del old["format_version"]
+    (runs[0] / "metrics.json").write_text(json.dumps(old))
+    with pytest.raises(ReportError, match=r"written by another version .* run `openmm-mlbench analyze"):
+        build_report(runs, tmp_path / "report.html")
+    version = {"format_version": METRICS_VERSION}
+    for damaged in (
+        "[]",
+        json.dumps({"run": {}, "measurements": []} | version),
+        json.dumps({"run": make_metrics("x")["run"]} | version),
+    ):
         (runs[0] / "metrics.json").write_text(damaged)
         with pytest.raises(ReportError, match="not the metrics of a run"):
             build_report(runs, tmp_path / "report.html")
@@ -259,7 +333,7 @@ def test_browser_draws_every_figure(page, tmp_path, width):
         # Nothing sticks out of the page; a table that is too wide scrolls in its own box.
         assert browser.evaluate("document.documentElement.scrollWidth") <= width
         box, table = browser.evaluate(
-            "[document.querySelector('.scroll').clientWidth, document.querySelector('#results-table').offsetWidth]"
+            "[document.querySelector('.scroll').clientWidth, document.querySelector('table.leaderboard').offsetWidth]"
         )
         assert (table > box) == (width == 400)
         names = browser.evaluate("[...document.querySelectorAll('tr.ours th')].map(cell => cell.innerText)")

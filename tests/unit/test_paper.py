@@ -85,3 +85,25 @@ def test_other_labels_of_a_system_stand_beside_its_table():
     row = paper_row("ethanol-gfn2", "ethanol", "schnet")
     assert row.table.dataset == "ethanol"
     assert paper_row("water-spcfw-1k", "water", "schnet").table.name == "Table 8"
+
+
+# Every printed value, and every printed SD, added up in the paper's own tables.
+SUMS = {
+    "aspirin": (1384.31, 377.22),
+    "ethanol": (2159.88, 214.21),
+    "naphthalene": (1508.59, 191.03),
+    "salicylic-acid": (1626.05, 215.09),
+    "water-1k": (888.94, 193.63),
+    "water-10k": (1392.83, 230.48),
+    "water-90k": (1410.88, 112.21),
+    "alanine-dipeptide-explicit": (6374.3, 1893.0),
+    "lips": (629.03, 15.25),
+}
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.dataset)
+def test_all_322_numbers_add_up(table):
+    printed = [row_of(table.dataset, model).printed.values() for model in MODELS]
+    found = [(one.value, one.sd or 0.0) for row in printed for one in row]
+    assert tuple(round(sum(column), 2) for column in zip(*found, strict=True)) == SUMS[table.dataset]
+    assert sum(len(text.split()) for one in TABLES for text in one.printed.values()) == 322

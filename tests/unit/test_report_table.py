@@ -2,7 +2,7 @@
 
 import pytest
 
-from openmm_mlbench.paper import paper_table
+from openmm_mlbench.paper import BY_ITS_PROGRAM, paper_table
 from openmm_mlbench.report.table import (
     MISSING,
     TIMES,
@@ -11,8 +11,11 @@ from openmm_mlbench.report.table import (
     compare_with_paper,
     format_lengths,
     format_number,
+    label_columns_of,
+    label_rows,
     make_rows,
     replica_columns_of,
+    systems_of,
 )
 
 
@@ -47,7 +50,7 @@ def test_lengths_tell_what_really_ran():
     assert plain == [f"2 {TIMES} 5 ps", f"2 {TIMES} 300 ps, 1 {TIMES} 12.4 ps", "nothing"]
 
 
-def make_metrics(results=(), **changes):
+def make_metrics(results=(), mode="standard", **changes):
     run = {
         "model": "ethanol-gfn2/schnet",
         "architecture": "schnet",
@@ -61,7 +64,7 @@ def make_metrics(results=(), **changes):
     }
     return {
         "run": run | changes,
-        "measurements": [{"observable": "x", "results": list(results), "curves": {}}],
+        "measurements": [{"observable": "x", "mode": mode, "results": list(results), "curves": {}}],
     }
 
 
@@ -79,7 +82,7 @@ def result(name, **changes):
 
 
 def cell_of(row, name, runs):
-    return row.cells[[column for column, _, _ in columns_of(runs)].index(name)]
+    return row.cells[[column.name for column in columns_of(runs)].index(name)]
 
 
 def test_our_row_and_the_papers():
@@ -109,7 +112,8 @@ def test_our_row_and_the_papers():
         "247 ± 47",
     )
     assert cell_of(paper, "T_vib", runs).text == MISSING
-    assert paper.comparison == "labels, amount of data, length, hardware"
+    assert paper.comparison == "data: other labels, fewer training frames; length: shorter, fewer runs"
+    assert paper.detail == "Table 3; ± is its SD / √5"
 
 
 def test_columns_are_what_the_runs_measured():
@@ -123,7 +127,7 @@ def test_columns_are_what_the_runs_measured():
         ]
     )
     water["run"]["criterion"] = "rdf"
-    names = [name for name, _, _ in columns_of([water])]
+    names = [column.name for column in columns_of([water])]
     assert names == [
         "force_mae",
         "stability",
@@ -133,7 +137,7 @@ def test_columns_are_what_the_runs_measured():
         "steps_per_second",
     ]
     both = [water, make_metrics([result("h_r_mae", value=0.1)])]
-    assert [name for name, _, _ in columns_of(both)][2:4] == ["h_r_mae", "rdf_mae_O-O"]
+    assert [column.name for column in columns_of(both)][2:4] == ["h_r_mae", "rdf_mae_O-O"]
     assert all(len(row.cells) == 8 - 1 for row in make_rows(both, Notes()))
 
 
@@ -141,7 +145,7 @@ def test_what_was_asked_for_and_has_no_value_keeps_its_column():
     """A run too short for a diffusivity says so; a cell has no rotation, and the protocol of one has no column for it."""
     water = make_metrics([result("diffusivity", status="too_short"), result("T_rot", status="too_short")])
     water["run"]["criterion"] = "rdf"
-    assert [name for name, _, _ in columns_of([water])][2:-1] == ["diffusivity"]
+    assert [column.name for column in columns_of([water])][2:-1] == ["diffusivity"]
     (row,) = [row for row in make_rows([water], Notes()) if row.kind == "ours"]
     assert cell_of(row, "diffusivity", [water]).status == "too short"
 
@@ -169,9 +173,124 @@ def test_a_model_that_the_paper_lacks_stands_alone():
 
 def test_what_differs_from_the_paper():
     same = make_metrics(dataset="ethanol", n_train=9500, length_ps=300.0, replicas=[{"time_ps": 300.0}] * 5)
-    assert compare_with_paper(same["run"], ETHANOL) == "hardware"
+    assert compare_with_paper(same["run"], ETHANOL) == "data: same; length: same"
     fewer = make_metrics(dataset="ethanol", n_train=950, length_ps=300.0, replicas=[{"time_ps": 300.0}] * 5)
-    assert compare_with_paper(fewer["run"], ETHANOL) == "amount of data, hardware"
+    assert compare_with_paper(fewer["run"], ETHANOL) == "data: fewer training frames; length: same"
+    longer = make_metrics(dataset="ethanol", n_train=None, length_ps=600.0, replicas=[{"time_ps": 600.0}] * 6)
+    assert compare_with_paper(longer["run"], ETHANOL) == (
+        "data: other number of training frames; length: longer, more runs"
+    )
+
+
+def both_modes():
+    """Water analyzed in both modes, and its temperature, which has none."""
+    metrics = make_metrics(
+        [result("rdf_mae_O-O", value=0.10), result("stability", status="censored", value=5.0)],
+        mode="paper",
+        system="water",
+        dataset="water-10k",
+        n_train=9500,
+        protocol="water",
+        criterion="rdf",
+        length_ps=500.0,
+        replicas=[{"time_ps": 500.0}] * 5,
+    )
+    metrics["measurements"] += [
+        {
+            "observable": "x",
+            "mode": "mdsim",
+            "results": [result("rdf_mae_O-O", value=0.09), result("stability", status="unstable", value=4.0)],
+            "curves": {},
+        },
+        {
+            "observable": "temperature",
+            "mode": "standard",
+            "results": [result("temperature", value=300.0)],
+            "curves": {},
+        },
+    ]
+    return metrics
+
+
+def test_two_modes_are_two_columns_and_the_printed_numbers_stand_beside_those_of_the_program():
+    runs = [both_modes()]
+    columns = columns_of(runs)
+    assert [(column.name, column.shown_mode) for column in columns] == [
+        ("force_mae", ""),
+        ("stability", "mode paper"),
+        ("stability", "mode mdsim"),
+        ("rdf_mae_O-O", "mode paper"),
+        ("rdf_mae_O-O", "mode mdsim"),
+        ("temperature", ""),
+        ("steps_per_second", ""),
+    ]
+    ours, paper = make_rows(runs, Notes())
+    assert [cell.text for cell in ours.cells[1:6]] == ["≥ 5.00", "4.00", "0.100", "0.0900", "300"]
+    # Table 4 prints 232(59) ps and 0.63(0.04).
+    assert [cell.text for cell in paper.cells[1:6]] == [MISSING, "232 ± 26", MISSING, "0.63 ± 0.02", MISSING]
+    assert paper.comparison == "data: same; length: same"
+
+
+def test_one_mode_is_one_column_and_is_named_where_it_is_not_the_default():
+    metrics = both_modes()
+    paper_only = metrics | {"measurements": [m for m in metrics["measurements"] if m["mode"] != "mdsim"]}
+    assert {column.shown_mode for column in columns_of([paper_only])} == {""}
+    notes = Notes()
+    _, printed = make_rows([paper_only], notes)
+    cell = cell_of(printed, "rdf_mae_O-O", [paper_only])
+    assert (cell.text, [notes.texts[n - 1] for n in cell.notes]) == ("0.63 ± 0.02", [BY_ITS_PROGRAM])
+    mdsim_only = metrics | {"measurements": [m for m in metrics["measurements"] if m["mode"] != "paper"]}
+    shown = {column.name: column.shown_mode for column in columns_of([mdsim_only])}
+    assert (shown["rdf_mae_O-O"], shown["temperature"]) == ("mode mdsim", "")
+    ours, _ = make_rows([mdsim_only], Notes())
+    assert cell_of(ours, "rdf_mae_O-O", [mdsim_only]).text == "0.0900"
+
+
+def test_a_run_of_one_mode_beside_one_of_both():
+    both = both_modes()
+    one = both | {"measurements": [m for m in both["measurements"] if m["mode"] != "mdsim"]}
+    first, _, second, _ = make_rows([both, one], Notes())
+    assert [cell.text for cell in first.cells[3:5]] == ["0.100", "0.0900"]
+    # The number of one mode is never printed under the other.
+    assert [cell.text for cell in second.cells[3:5]] == ["0.100", MISSING]
+
+
+def test_stability_by_bonds_stands_in_the_column_of_the_default_mode():
+    both, bonds = both_modes(), make_metrics([result("stability", status="censored", value=7.0)])
+    rows = [row for row in make_rows([both, bonds], Notes()) if row.kind == "ours"]
+    assert [cell.text for cell in rows[1].cells[1:3]] == ["≥ 7.00", MISSING]
+
+
+def test_systems_have_boards_of_their_own():
+    own = make_metrics(protocol="dimer", provenance={"protocol": {"structure": "dimer.pdb"}})
+    runs = [both_modes(), make_metrics([result("h_r_mae", value=0.1)]), own, both_modes()]
+    boards = systems_of(runs)
+    assert {title: len(of_system) for title, of_system in boards.items()} == {
+        "water": 2,
+        "ethanol": 1,
+        "dimer": 1,
+    }
+    assert "h_r_mae" not in {column.name for column in columns_of(boards["water"])}
+    assert "rdf_mae_O-O" not in {column.name for column in columns_of(boards["ethanol"])}
+
+
+def test_errors_on_labels_are_shown_where_there_are_more_than_one():
+    full = make_metrics(
+        [
+            result("force_mae", value=33.0),
+            result("force_rmse", value=45.0, stderr=1.0),
+            result("force_cosine", value=0.99),
+            result("force_mae_H", value=20.0),
+            result("energy_mae_per_atom", value=1.5),
+        ]
+    )
+    columns = label_columns_of([full])
+    assert [column.heading for column in columns] == [
+        "Force MAE", "Force RMSE", "Force cosine", "Force MAE H", "Energy MAE per atom, mean error removed",
+    ]  # fmt: skip
+    (row,) = label_rows([full], columns, Notes())
+    assert [cell.text for cell in row.cells] == ["33.0", "45.0 ± 1.0", "0.990", "20.0", "1.50"]
+    assert label_columns_of([make_metrics([result("force_mae", value=33.0)])]) == ()
 
 
 def test_equal_notes_are_one_footnote():

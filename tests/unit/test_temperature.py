@@ -18,7 +18,7 @@ def test_mean_error_and_spread_over_replicas():
     assert [r.value for r in replicas] == pytest.approx(means)
     # White noise: 50 / sqrt(400) within each replica.
     assert [r.stderr for r in replicas] == pytest.approx([2.5] * 3, rel=0.2)
-    assert f"replicas {min(means):.0f} to {max(means):.0f} K" in result.note
+    assert f"replicas {min(means):.1f} to {max(means):.1f} K, SD " in result.note
 
 
 def test_one_replica_falls_back_to_its_blocks():
