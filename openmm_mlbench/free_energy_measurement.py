@@ -1,6 +1,6 @@
 """Free energies from PLUMED's files or trajectories, as measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -24,9 +24,12 @@ from openmm_mlbench.metrics.floors import (
 )
 from openmm_mlbench.metrics.free_energy import (
     DEFINITION,
+    MDSIM_TWO_PI,
     UNVISITED,
     FreeEnergySurface,
+    Hills,
     angle_histogram,
+    filled,
     frame_weights,
     free_energy,
     grid_points,
@@ -40,6 +43,7 @@ from openmm_mlbench.metrics.free_energy import (
     surface_of,
     thermal_energy,
 )
+from openmm_mlbench.metrics.hills_error import HillsBlocks, hills_blocks
 from openmm_mlbench.metrics.rdf import check_mode
 from openmm_mlbench.results import Curve, Measurement, Result
 
@@ -62,6 +66,7 @@ class SampledSurface:
         length_ps: of the trajectory; None where it comes from hills or a file.
         note: how it was made.
         runs: of a mean over independent runs, each of them.
+        blocks: of a surface of hills, what its standard errors come from; a reason where there are none.
     """
 
     surface: FreeEnergySurface
@@ -70,6 +75,21 @@ class SampledSurface:
     length_ps: float | None = None
     note: str = ""
     runs: tuple[FreeEnergySurface, ...] = ()
+    blocks: HillsBlocks | str = ""
+
+    def profile_stderr(self, axis: int, kT: float) -> NDArray[np.float64] | None:
+        """Standard error of each point of a profile (n_bins,) of mean 0, kJ/mol; None where it cannot be known."""
+        if isinstance(self.blocks, HillsBlocks):
+            return self.blocks.profile_stderr(axis)
+        if self.segments is None or len(self.segments) < N_BLOCKS:
+            return None
+        blocks = [part.sum(axis=0) for part in np.array_split(self.segments, N_BLOCKS)]
+        profiles = np.stack(
+            [filled(free_energy((self.segments.sum(axis=0) - b).sum(axis=1 - axis), kT)) for b in blocks]
+        )
+        profiles -= profiles.mean(axis=1, keepdims=True)
+        spread = ((profiles - profiles.mean(axis=0)) ** 2).sum(axis=0)
+        return np.asarray(np.sqrt((N_BLOCKS - 1) / N_BLOCKS * spread))
 
 
 def from_frames(
@@ -132,6 +152,16 @@ def surface_from_trajectory(
     return surfaces, series
 
 
+def surface_of_hills(hills: Hills, *, n_bins: int, kT: float) -> SampledSurface:
+    """Minus the sum of the hills of one run, with what its standard errors come from."""
+    return SampledSurface(
+        surface=surface_from_hills(hills, n_bins),
+        n_frames=len(hills.heights),
+        note="minus the sum of the hills",
+        blocks=hills_blocks(hills, kT, n_bins),
+    )
+
+
 def surface_from_plumed(
     path: Path, *, n_bins: int, kT: float, start_ps: float = 0.0, hills: Path | None = None
 ) -> SampledSurface:
@@ -140,8 +170,7 @@ def surface_from_plumed(
     if table.kind == "surface":
         return SampledSurface(surface=surface_of(table), note="surface as given")
     if table.kind == "hills":
-        summed = surface_from_hills(hills_of(table), n_bins)
-        return SampledSurface(surface=summed, n_frames=len(table.rows), note="minus the sum of the hills")
+        return surface_of_hills(hills_of(table), n_bins=n_bins, kT=kT)
     of_run = None if hills is None else hills_of(read_plumed(hills))
     names = of_run.names if of_run is not None else (table.fields[1], table.fields[2])
     weights, how = frame_weights(table, kT, of_run)
@@ -282,11 +311,14 @@ def measure_free_energy(
         for i, profile in enumerate(profiles):
             label = f"F_{name}" if len(profiles) == 1 else f"F_{name} replica {i}"
             curves[label] = curve(grid_points(n_bins), profile, "rad", "kJ/mol")
+            stderr = surfaces[i].profile_stderr(axis, kT)
+            if stderr is not None:
+                curves[f"stderr of {label}"] = curve(grid_points(n_bins), stderr, "rad", "kJ/mol")
         if reference is not None:
             curves[f"reference F_{name}"] = curve(
                 grid_points(n_bins), reference.surface.profile(axis, kT), "rad", "kJ/mol"
             )
-    results.append(_surface_result(surfaces, reference))
+    results.append(_surface_result(surfaces, reference, kT))
     results += _between_runs(surfaces, kT=kT, mode=mode)
     if len(angles) == 1:
         for axis, name in enumerate(("phi", "psi")):
@@ -361,19 +393,44 @@ def _mae_results(
     return results
 
 
-def _surface_result(surfaces: Sequence[SampledSurface], reference: SampledSurface | None) -> Result:
+def _surface_result(
+    surfaces: Sequence[SampledSurface], reference: SampledSurface | None, kT: float
+) -> Result:
     if reference is None:
         note = "no reference was given: --reference"
         return Result(name="F_phi_psi_mae", status="no_reference", unit="kJ/mol", note=note)
-    estimates = [
-        Estimate(value=surface_mae(one.surface, reference.surface), stderr=None, n=one.n_frames or 1)
-        for one in surfaces
-    ]
+    expected = reference.surface
+
+    def score(F: NDArray[np.float64]) -> float:
+        return surface_mae(FreeEnergySurface(F=F, source=expected.source), expected)
+
+    estimates = [_score_surface(one, score, lambda sums: free_energy(sums, kT)) for one in surfaces]
     floor = [surface_mae(a, b) for a, b in combinations(reference.runs, 2)]
-    note = "mean over the bins where the reference is below 25 kJ/mol, mean-aligned"
+    note = join_notes(
+        "mean over the bins where the reference is below 25 kJ/mol, mean-aligned",
+        "" if floor else "no floor: the reference is one surface",
+    )
     return result_over_replicas(
         "F_phi_psi_mae", "kJ/mol", estimates, floor=float(np.mean(floor)) if floor else None, note=note
     )
+
+
+def _score_surface(
+    one: SampledSurface,
+    score: Callable[[NDArray[np.float64]], float],
+    surface_of_sums: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> Estimate:
+    """A number that is worked out of F (n_bins, n_bins), with its standard error."""
+    if one.segments is not None:
+        return score_with_jackknife(
+            one.segments, lambda sums: score(surface_of_sums(sums)), one.n_frames or 0
+        )
+    value = score(one.surface.F)
+    if isinstance(one.blocks, HillsBlocks):
+        note = "standard error: blocks of the hills' reweighted centres, and the bias late in the run"
+        return Estimate(value=value, stderr=one.blocks.stderr(score), n=one.n_frames or 1, note=note)
+    why = one.blocks or "no standard error: a surface as given"
+    return Estimate(value=value, stderr=None, n=one.n_frames or 1, note=why)
 
 
 def _between_runs(surfaces: Sequence[SampledSurface], *, kT: float, mode: str) -> list[Result]:
@@ -401,16 +458,11 @@ def _pair_result(name: str, unit: str, distances: list[float]) -> Result:
 def _estimate(
     one: SampledSurface, axis: int, expected: NDArray[np.float64], *, kT: float, mode: str, align: str
 ) -> Estimate:
-    def score(sums: NDArray[np.float64]) -> float:
-        return profile_mae(free_energy(sums.sum(axis=1 - axis), kT), expected, mode=mode, align=align)
+    def score(F: NDArray[np.float64]) -> float:
+        profile = FreeEnergySurface(F=F, source=one.surface.source).profile(axis, kT)
+        return profile_mae(profile, expected, mode=mode, align=align)
 
-    if one.segments is None:
-        value = profile_mae(one.surface.profile(axis, kT), expected, mode=mode, align=align)
-        note = (
-            "one run of metadynamics has no standard error of its own: give --hills of several, or its COLVAR"
-        )
-        return Estimate(value=value, stderr=None, n=one.n_frames or 1, note=note if one.n_frames else "")
-    return score_with_jackknife(one.segments, score, one.n_frames or 0)
+    return _score_surface(one, score, lambda sums: free_energy(sums, kT))
 
 
 def _floor(
@@ -431,6 +483,8 @@ def _floor(
             length_ps=np.nan,
             note="between the runs of the reference, at their own length",
         )
+    if isinstance(reference.blocks, HillsBlocks):
+        return _floor_of_hills(reference, surfaces, axis, mode=mode)
     lengths = [one.length_ps for one in surfaces if one.length_ps is not None]
     if reference.segments is None or reference.length_ps is None or not lengths:
         return None
@@ -440,6 +494,21 @@ def _floor(
         return profile_mae(one, other, mode=mode, align=align)
 
     return noise_floor(reference.segments, float(np.mean(lengths)), reference.length_ps, distance)
+
+
+def _floor_of_hills(
+    reference: SampledSurface, surfaces: Sequence[SampledSurface], axis: int, *, mode: str
+) -> Floor | None:
+    """What a run as long as these would score against one run of hills, by that run's own standard errors."""
+    assert isinstance(reference.blocks, HillsBlocks)
+    counts = [one.n_frames for one in surfaces if one.n_frames]
+    if not counts or not reference.n_frames:
+        return None
+    variance = reference.blocks.profile_stderr(axis) ** 2
+    of_both = np.sqrt(variance * (1 + reference.n_frames / float(np.mean(counts))))
+    # < |x| > of a normal distribution, over the circle.
+    value = float(np.mean(of_both) * np.sqrt(2 / np.pi)) * (MDSIM_TWO_PI if mode == "mdsim" else 2 * np.pi)
+    return Floor(value=value, length_ps=np.nan, note="by the standard errors of the reference's own profile")
 
 
 def kT_of(temperature_K: float, mode: str) -> float:  # noqa: N802 - kT is the symbol

@@ -624,7 +624,8 @@ def free_energy(
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of this command, fes.dat, HILLS or COLVAR of PLUMED, or an unbiased trajectory."
+            help="JSON of this command, fes.dat, HILLS or COLVAR of PLUMED, an unbiased trajectory, or the name of a "
+            "data set that ships a reference."
         ),
     ] = None,
     reference_interval: ReferenceIntervalOption = None,
@@ -673,6 +674,9 @@ def free_energy(
         assert isinstance(of_reference, Source)
         known = work.surface_from_trajectory(of_reference, _quadruplets(phi, psi), n_bins=bins, kT=kT)[0][0]
     elif reference is not None:
+        if not reference.is_file():
+            # Surfaces have no mode; what is made of them does.
+            reference = _shipped_reference(reference, "free-energy", "paper")
         if reference.suffix.lower() == ".json":
             known = work.surface_from_json(reference, kT)
         else:

@@ -10,13 +10,13 @@ from openmm_mlbench.errors import MetricError
 from openmm_mlbench.files import read_json
 from openmm_mlbench.floor_tables import FloorTable
 from openmm_mlbench.free_energy_measurement import (
-    SampledSurface,
     kT_of,
     measure_free_energy,
     surface_from_json,
+    surface_of_hills,
 )
 from openmm_mlbench.metrics.aggregate import join_notes
-from openmm_mlbench.metrics.free_energy import N_BINS, Hills, read_hills, surface_from_hills
+from openmm_mlbench.metrics.free_energy import N_BINS, Hills, read_hills
 from openmm_mlbench.results import Measurement, Result
 from openmm_mlbench.run_folder import Replica, Run
 from openmm_mlbench.run_measurements import reference_of
@@ -51,14 +51,7 @@ def measure_run_free_energy(run: Run, replicas: Sequence[Replica], mode: str) ->
         )
     temperature_K = float(run.record["protocol"]["temperature_K"])
     kT = kT_of(temperature_K, mode)
-    surfaces = [
-        SampledSurface(
-            surface=surface_from_hills(hills, N_BINS),
-            n_frames=len(hills.heights),
-            note="minus the sum of the hills",
-        )
-        for hills in filled
-    ]
+    surfaces = [surface_of_hills(hills, n_bins=N_BINS, kT=kT) for hills in filled]
     # Surfaces have no mode; what is made of them does.
     path = reference_of(run, "free-energy")
     reference = None if path is None else surface_from_json(path, kT)

@@ -426,13 +426,14 @@ def bias_offsets(hills: Hills, kT: float, n_bins: int = N_BINS) -> NDArray[np.fl
     for hill, height in enumerate(hills.heights):
         # The sum of the file's hills is V g / (g - 1).
         deposited += height * hills.kernel(hill, points)
-        above = _log_mean_exp(deposited / kT)
-        below = _log_mean_exp(deposited * to_bias / ((g - 1) * kT)) if tempered else 0.0
+        above = log_mean_exp(deposited / kT)
+        below = log_mean_exp(deposited * to_bias / ((g - 1) * kT)) if tempered else 0.0
         offsets[hill + 1] = kT * (above - below)
     return offsets
 
 
-def _log_mean_exp(values: NDArray[np.float64]) -> float:
+def log_mean_exp(values: NDArray[np.float64]) -> float:
+    """Ln < exp(values) >, safe for large ones."""
     highest = float(values.max())
     return highest + float(np.log(np.mean(np.exp(values - highest))))
 
