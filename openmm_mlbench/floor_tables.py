@@ -19,6 +19,11 @@ from openmm_mlbench.metrics.floors import Floor
 _TOLERANCE = 1.2
 
 
+def plain(number: float) -> str:
+    """Three digits or all whole ones, never a power of ten."""
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FloorTable:
     """Floors of one observable.
@@ -63,11 +68,11 @@ class FloorTable:
             ]
         )
         value = math.exp(float(np.interp(math.log(length), np.log(self.lengths_ps), by_length)))
-        note = f"the reference against itself, {length:.3g} ps with a frame every {spacing:.3g} ps"
+        note = f"the reference against itself, {plain(length)} ps with a frame every {spacing:.3g} ps"
         if length_ps > _TOLERANCE * length:
-            note += f": it is too short for parts of {length_ps:.3g} ps"
+            note += f": it is too short for parts of {plain(length_ps)} ps"
         elif length > _TOLERANCE * length_ps:
-            note += f": {length_ps:.3g} ps of it would score more"
+            note += f": {plain(length_ps)} ps of it would score more"
         if spacing > _TOLERANCE * interval:
             note += f"; it has no frames every {interval:.2g} ps, and with them would score less"
         return Floor(value=value, length_ps=length, note=note)

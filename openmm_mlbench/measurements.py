@@ -729,7 +729,8 @@ def measure_diffusivity(
         *(one.method for one in good[:1]),
         reasons,
         "finite-size correction added" if corrected else "no finite-size correction",
-        *(one.estimate.note for one in good[:1]),
+        # Of a single replica it stands there already.
+        *(one.estimate.note for one in (good[:1] if len(good) > 1 else ())),
     ]
     n_frames = sum(source.n_frames(file) for file in source.files)
     estimates = [one.estimate if isinstance(one, diffusion.Diffusivity) else None for one in found]

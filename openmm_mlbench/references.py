@@ -169,7 +169,7 @@ class Reference:
             length = half * self.block_ps
             note = f"first against second half of the reference, {length:.3g} ps each"
             if per_chunk > half:
-                note += f": it is too short for chunks of {length_ps:.3g} ps"
+                note += f": it is too short for chunks of {length_ps:.5g} ps"
                 n_frames = None if n_frames is None else round(n_frames * half / per_chunk)
         else:
             n_chunks = n_blocks // per_chunk

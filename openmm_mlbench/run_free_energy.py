@@ -8,7 +8,7 @@ import numpy as np
 
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.files import read_json
-from openmm_mlbench.floor_tables import FloorTable
+from openmm_mlbench.floor_tables import FloorTable, plain
 from openmm_mlbench.free_energy_measurement import (
     kT_of,
     measure_free_energy,
@@ -96,9 +96,9 @@ def _with_floor(result: Result, path: Path | None, mode: str, length_ps: float) 
     floor = table.floor(length_ps, max(1, round(length_ps / float(table.intervals_ps[0]))))
     if floor is None:
         return result
-    note = f"floor: one run of the reference, cut at {floor.length_ps:.4g} ps, against the others"
+    note = f"floor: one run of the reference, cut at {plain(floor.length_ps)} ps, against the others"
     if length_ps > 1.2 * floor.length_ps:
-        note += f", which are too short for {length_ps:.4g} ps"
+        note += f", which are too short for {plain(length_ps)} ps"
     kept = join_notes(*(part for part in result.note.split("; ") if not part.startswith("floor:")))
     return replace(result, floor=floor.value, note=join_notes(kept, note))
 

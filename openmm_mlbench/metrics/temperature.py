@@ -38,7 +38,7 @@ def temperature_result(
     values = [estimate.value for estimate in estimates if estimate is not None]
     spread = ""
     if len(values) > 1:
-        spread = f"replicas {min(values):.1f} to {max(values):.1f} K, SD {np.std(values, ddof=1):.2g} K"
+        spread = f"replicas {min(values):.1f} to {max(values):.1f} K, SD {np.std(values, ddof=1):.1f} K"
     n_frames = sum(len(series) for series in series_K)
     result = result_over_replicas(
         name, "K", estimates, n_frames=n_frames, note=join_notes(spread), missing_status="too_short"

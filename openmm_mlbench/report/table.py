@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openmm_mlbench import paper
@@ -13,7 +13,6 @@ Heading = tuple[str, str, str]
 FIRST: tuple[Heading, ...] = (("force_mae", "Force MAE", "meV/Å"), ("stability", "Stability", "ps"))
 # Between these, in reading order; a name that ends in _ begins the names of several results.
 OPTIONAL: tuple[Heading, ...] = (
-    ("energy_mae", "Energy MAE", "meV"),
     ("h_r_mae", "h(r) MAE", ""),
     ("h_r_mae_canonical", "h(r) MAE, canonical", ""),
     ("rdf_mae_", "RDF MAE", "Å"),
@@ -37,12 +36,13 @@ ON_LABELS: tuple[Heading, ...] = (
     ("force_cosine", "Force cosine", ""),
     ("force_mae_", "Force MAE", "meV/Å"),
     ("energy_mae", "Energy MAE", "meV"),
-    ("energy_mae_per_atom", "Energy MAE per atom, mean error removed", "meV/atom"),
+    ("energy_mae_per_atom", "Energy MAE, mean error removed", "meV/atom"),
 )
 MODES = ("paper", "mdsim")
 ROTATIONS = ("T_rot", "T_vib")
 REPLICA_COLUMNS = ("h_r_mae", "temperature", *ROTATIONS)
 MISSING = "\N{EN DASH}"
+MAX_DECIMALS = 6
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -63,9 +63,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What one cell prints; ``notes`` are numbers into the list under the table."""
+    """What one cell prints; ``error`` is its standard error, ``notes`` are numbers into the list under the table."""
 
     text: str
+    error: str = ""
     floor: str = ""
     status: str = ""
     extra: str = ""
@@ -100,13 +101,20 @@ class Notes:
 
 def format_number(value: float, stderr: float | None = None, decimals: int | None = None) -> str:
     """A value to two digits of its standard error, or to three digits where it has none."""
+    return " ".join(filter(None, format_parts(value, stderr, decimals)))
+
+
+def format_parts(value: float, stderr: float | None = None, decimals: int | None = None) -> tuple[str, str]:
+    """The same in two parts, the second empty without a standard error."""
     if decimals is not None:
-        return f"{value:.{decimals}f}" + (f" ± {stderr:.{decimals}f}" if stderr else "")
+        return f"{value:.{decimals}f}", f"± {stderr:.{decimals}f}" if stderr else ""
     if stderr:
-        decimals = min(max(1 - math.floor(math.log10(stderr)), 0), 6)
-        return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
-    decimals = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
-    return f"{value:.{decimals}f}"
+        decimals = min(max(1 - math.floor(math.log10(stderr)), 0), MAX_DECIMALS)
+        # An error that so many digits would print as zero.
+        error = f"{stderr:.{decimals}f}" if stderr >= 10.0**-MAX_DECIMALS else f"{stderr:.0e}"
+        return f"{value:.{decimals}f}", f"± {error}"
+    decimals = 0 if value == 0 else min(max(2 - math.floor(math.log10(abs(value))), 0), MAX_DECIMALS)
+    return f"{value:.{decimals}f}", ""
 
 
 def format_lengths(lengths_ps: Iterable[float]) -> str:
@@ -184,6 +192,8 @@ def _in_modes(column: Column, runs: list[dict[str, Any]]) -> list[Column]:
     modes = [mode for mode in MODES if any(column.name in results_of(metrics, mode) for metrics in runs)]
     if not modes:
         return [column]
+    if len(modes) > 1 and all(_alike(column.name, metrics) for metrics in runs):
+        return [replace(column, shown_mode="both modes")]
     shown = len(modes) > 1 or modes != [MODES[0]]
     return [
         Column(
@@ -197,14 +207,35 @@ def _in_modes(column: Column, runs: list[dict[str, Any]]) -> list[Column]:
     ]
 
 
+def _alike(name: str, metrics: dict[str, Any]) -> bool:
+    """Whether both modes print the same of a result, or neither has it."""
+    found = [results_of(metrics, mode).get(name) for mode in MODES]
+    printed = [
+        None
+        if one is None
+        else (one["status"], *(_digits(one[key]) for key in ("value", "stderr", "floor")))
+        for one in found
+    ]
+    return printed[0] == printed[1]
+
+
+def _digits(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3g}"
+
+
 def systems_of(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The runs by what they simulated: a system of the package, or a structure of somebody's own by its protocol."""
     found: dict[str, list[dict[str, Any]]] = {}
     for metrics in runs:
         run = metrics["run"]
         own = is_own_structure(run) or not run.get("system")
-        found.setdefault(str(run["protocol"] if own else run["system"]), []).append(metrics)
+        title = str(run["protocol"]) if own else _title(str(run["system"]))
+        found.setdefault(title, []).append(metrics)
     return found
+
+
+def _title(system: str) -> str:
+    return {"lips": "LiPS"}.get(system, system.replace("-", " ").capitalize())
 
 
 def replica_columns_of(runs: list[dict[str, Any]]) -> tuple[Heading, ...]:
@@ -271,7 +302,7 @@ def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...])
         )
         if column.name == "stability" and result is not None and finished["value"] is not None:
             extra = f"{finished['value']:.0f} of {finished['n_replicas']} finished"
-            cell = Cell(text=cell.text, status=cell.status, notes=cell.notes, extra=extra)
+            cell = replace(cell, extra=extra)
         cells.append(cell)
     return Row(
         kind="ours",
@@ -357,8 +388,10 @@ def _cell(result: dict[str, Any] | None, notes: Notes, decimals: int | None = No
         return Cell(text=MISSING, status=status, notes=note)
     floor = "" if result["floor"] is None else f"floor {format_number(result['floor'])}"
     prefix = "≥ " if result["status"] == "censored" else ""
+    text, error = format_parts(result["value"], result["stderr"], decimals)
     return Cell(
-        text=prefix + format_number(result["value"], result["stderr"], decimals),
+        text=prefix + text,
+        error=error,
         floor=floor,
         status=status,
         notes=note,

@@ -33,6 +33,7 @@ from openmm_mlbench.report.table import (
         (8.9, None, 1, "8.9"),
         (0.21, 0.0492, 2, "0.21 ± 0.05"),
         (-0.5, 0.1, None, "-0.50 ± 0.10"),
+        (1.0, 4.3e-11, None, "1.000000 ± 4e-11"),
     ],
 )
 def test_numbers(value, stderr, decimals, text):
@@ -100,17 +101,13 @@ def test_our_row_and_the_papers():
     stability = cell_of(ours, "stability", runs)
     assert (stability.text, stability.status, stability.extra) == ("≥ 5.00", "censored", "2 of 2 finished")
     assert notes.texts[stability.notes[0] - 1] == "a lower bound"
-    assert (cell_of(ours, "h_r_mae", runs).text, cell_of(ours, "h_r_mae", runs).floor) == (
-        "0.0830 ± 0.0040",
-        "floor 0.0610",
-    )
+    h_r = cell_of(ours, "h_r_mae", runs)
+    assert (h_r.text, h_r.error, h_r.floor) == ("0.0830", "± 0.0040", "floor 0.0610")
     # Neither a number that is missing nor an observable that was not measured becomes a zero.
     assert (cell_of(ours, "drift", runs).text, cell_of(ours, "drift", runs).status) == (MISSING, "too short")
     assert (cell_of(ours, "force_mae", runs).text, cell_of(ours, "force_mae", runs).status) == (MISSING, "")
-    assert (cell_of(paper, "force_mae", runs).text, cell_of(paper, "stability", runs).text) == (
-        "16.8",
-        "247 ± 47",
-    )
+    printed = cell_of(paper, "stability", runs)
+    assert (cell_of(paper, "force_mae", runs).text, printed.text, printed.error) == ("16.8", "247", "± 47")
     assert cell_of(paper, "T_vib", runs).text == MISSING
     assert paper.comparison == "data: other labels, fewer training frames; length: shorter, fewer runs"
     assert paper.detail == "Table 3; ± is its SD / √5"
@@ -227,8 +224,19 @@ def test_two_modes_are_two_columns_and_the_printed_numbers_stand_beside_those_of
     ours, paper = make_rows(runs, Notes())
     assert [cell.text for cell in ours.cells[1:6]] == ["≥ 5.00", "4.00", "0.100", "0.0900", "300"]
     # Table 4 prints 232(59) ps and 0.63(0.04).
-    assert [cell.text for cell in paper.cells[1:6]] == [MISSING, "232 ± 26", MISSING, "0.63 ± 0.02", MISSING]
+    assert [cell.text for cell in paper.cells[1:6]] == [MISSING, "232", MISSING, "0.63", MISSING]
+    assert [cell.error for cell in paper.cells[1:5]] == ["", "± 26", "", "± 0.02"]
     assert paper.comparison == "data: same; length: same"
+
+
+def test_what_is_alike_in_both_modes_is_one_column():
+    metrics = both_modes()
+    for i, floor in ((0, 0.0500001), (1, 0.05)):
+        metrics["measurements"][i]["results"].append(result("h_r_mae", value=0.08, floor=floor))
+    column = next(column for column in columns_of([metrics]) if column.name == "h_r_mae")
+    assert (column.mode, column.shown_mode) == ("", "both modes")
+    metrics["measurements"][1]["results"][-1]["value"] = 0.081
+    assert [c.shown_mode for c in columns_of([metrics]) if c.name == "h_r_mae"] == ["mode paper", "mode mdsim"]
 
 
 def test_one_mode_is_one_column_and_is_named_where_it_is_not_the_default():
@@ -238,7 +246,7 @@ def test_one_mode_is_one_column_and_is_named_where_it_is_not_the_default():
     notes = Notes()
     _, printed = make_rows([paper_only], notes)
     cell = cell_of(printed, "rdf_mae_O-O", [paper_only])
-    assert (cell.text, [notes.texts[n - 1] for n in cell.notes]) == ("0.63 ± 0.02", [BY_ITS_PROGRAM])
+    assert (cell.text, [notes.texts[n - 1] for n in cell.notes]) == ("0.63", [BY_ITS_PROGRAM])
     mdsim_only = metrics | {"measurements": [m for m in metrics["measurements"] if m["mode"] != "paper"]}
     shown = {column.name: column.shown_mode for column in columns_of([mdsim_only])}
     assert (shown["rdf_mae_O-O"], shown["temperature"]) == ("mode mdsim", "")
@@ -266,12 +274,12 @@ def test_systems_have_boards_of_their_own():
     runs = [both_modes(), make_metrics([result("h_r_mae", value=0.1)]), own, both_modes()]
     boards = systems_of(runs)
     assert {title: len(of_system) for title, of_system in boards.items()} == {
-        "water": 2,
-        "ethanol": 1,
+        "Water": 2,
+        "Ethanol": 1,
         "dimer": 1,
     }
-    assert "h_r_mae" not in {column.name for column in columns_of(boards["water"])}
-    assert "rdf_mae_O-O" not in {column.name for column in columns_of(boards["ethanol"])}
+    assert "h_r_mae" not in {column.name for column in columns_of(boards["Water"])}
+    assert "rdf_mae_O-O" not in {column.name for column in columns_of(boards["Ethanol"])}
 
 
 def test_errors_on_labels_are_shown_where_there_are_more_than_one():
@@ -286,10 +294,10 @@ def test_errors_on_labels_are_shown_where_there_are_more_than_one():
     )
     columns = label_columns_of([full])
     assert [column.heading for column in columns] == [
-        "Force MAE", "Force RMSE", "Force cosine", "Force MAE H", "Energy MAE per atom, mean error removed",
+        "Force MAE", "Force RMSE", "Force cosine", "Force MAE H", "Energy MAE, mean error removed",
     ]  # fmt: skip
     (row,) = label_rows([full], columns, Notes())
-    assert [cell.text for cell in row.cells] == ["33.0", "45.0 ± 1.0", "0.990", "20.0", "1.50"]
+    assert [cell.text for cell in row.cells] == ["33.0", "45.0", "0.990", "20.0", "1.50"]
     assert label_columns_of([make_metrics([result("force_mae", value=33.0)])]) == ()
 
 
