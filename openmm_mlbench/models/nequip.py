@@ -115,21 +115,23 @@ class _Mixing(nn.Module):
         super().__init__()
         self.own = own
         self.groups = groups
-        self.message_factor = 1.0 / math.sqrt(n_paths * channels)
+        self.factor = 1.0 / math.sqrt(n_paths * channels)
         # e3nn's normalization of a tensor product with n_species channels, of which one is not zero.
-        self.own_factor = 1.0 / math.sqrt(n_species * channels)
+        self.own_factor = math.sqrt(n_paths / n_species)
         self.weight = nn.Parameter(torch.randn(n_paths * channels, width))
         self.own_weight = nn.Parameter(torch.randn(n_species * channels if own >= 0 else 0, width))
 
     def forward(self, messages: list[Tensor], features: list[Tensor], species: Tensor) -> Tensor:
         """(n_atoms, 2 l + 1, width) from messages (n_paths, n_atoms, 2 l + 1, channels) of each group."""
         parts = [messages[group].permute(1, 2, 0, 3) for group in self.groups]
-        received = torch.cat(parts, dim=2).flatten(2)
-        n_atoms, size = received.size(0), received.size(1)
-        mixed = torch.mm(received.view(n_atoms * size, -1), self.weight) * self.message_factor
+        weight = self.weight
         if self.own >= 0:
-            own = (features[self.own].unsqueeze(2) * species.view(n_atoms, 1, -1, 1)).view(n_atoms * size, -1)
-            mixed = mixed + torch.mm(own, self.own_weight) * self.own_factor
+            own = (species * self.own_factor).view(species.size(0), 1, -1, 1)
+            parts.append(own * features[self.own].unsqueeze(2))
+            weight = torch.cat([weight, self.own_weight])
+        received = torch.cat(parts, dim=2)
+        n_atoms, size = received.size(0), received.size(1)
+        mixed = torch.mm(received.view(n_atoms * size, -1), weight * self.factor)
         return mixed.view(n_atoms, size, -1)
 
 
