@@ -14,7 +14,7 @@ from openmm_mlbench.topology import Topology
 from openmm_mlbench.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
 # CHARMM's time unit, which the DCD header uses for the time step, in ps.
-_AKMA_PS = 0.04888821
+AKMA_PS = 0.04888821
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _read_header(path: Path, head: bytes) -> _Header:
         n_frames=control[0],
         first_step=control[1],
         interval_steps=control[2],
-        timestep_ps=timestep * _AKMA_PS,
+        timestep_ps=timestep * AKMA_PS,
         has_cell=control[10] != 0,
         n_atoms=n_atoms,
         size=atoms_at + 12,

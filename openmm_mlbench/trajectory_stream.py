@@ -4,7 +4,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import TrajectoryError
-from openmm_mlbench.trajectory import Trajectory, _Header, _read_header
+from openmm_mlbench.trajectory import AKMA_PS, Trajectory, _Header, _read_header
+from openmm_mlbench.trajectory_sizes import check_netcdf_size, check_xtc_size
 from openmm_mlbench.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM
 
 # Single-precision coordinates of one chunk; a few times that is held while a chunk is measured.
@@ -43,7 +44,7 @@ class TrajectoryFile:
     frame_interval_ps: float
     first_frame_ps: float
     has_cell: bool
-    dcd: _Header | None = None
+    dcd: "_Dcd | None" = None
 
     @property
     def n_atoms(self) -> int:
@@ -119,7 +120,7 @@ class TrajectoryFile:
         assert self.dcd is not None
         record = _record(self.dcd)
         with open(self.path, "rb") as file:
-            file.seek(self.dcd.size + start * record.itemsize)
+            file.seek(self.dcd.header.size + start * record.itemsize)
             for at in range(start, stop, step):
                 frames = np.fromfile(file, dtype=record, count=min(step, stop - at))
                 _check_markers(self.path, frames, 4 * self.n_atoms, at)
@@ -127,7 +128,10 @@ class TrajectoryFile:
                 for axis, name in enumerate("xyz"):
                     positions[..., axis] = frames[name] if atoms is None else frames[name][:, atoms]
                 positions *= NM_PER_ANGSTROM
-                yield positions, _dcd_boxes(self.path, frames["cell"], at) if self.has_cell else None
+                boxes = None
+                if self.has_cell:
+                    boxes = _dcd_boxes(self.path, frames["cell"].astype(np.float64), at)
+                yield positions, boxes
 
     def _read_with_mdtraj(
         self, start: int, stop: int, step: int, atoms: NDArray[np.int64] | None
@@ -185,26 +189,76 @@ def open_trajectory(
 # --- DCD -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Dcd:
+    """What the header of a DCD file says.
+
+    Args:
+        header: counts, time step and size.
+        order: ``<`` or ``>``, its byte order.
+    """
+
+    header: _Header
+    order: str
+
+
+def _dcd_header(path: Path, head: bytes) -> _Dcd:
+    """The header of a DCD file of any common writer, in either byte order.
+
+    CHARMM, NAMD and OpenMM give their version in the last control number; a file without one is of
+    X-PLOR, which has a double precision time step where the others have the flag of the cell.
+    """
+    if len(head) >= 8 and 84 in (struct.unpack("<q", head[:8])[0], struct.unpack(">q", head[:8])[0]):
+        raise TrajectoryError(f"{path}: a DCD file with 64-bit record markers; convert it with mdconvert")
+    order = ">" if head[:4] == struct.pack(">i", 84) else "<"
+    if head[:4] != struct.pack(f"{order}i", 84):
+        raise TrajectoryError(
+            f"{path}: not a DCD file, or cut inside its header; give a trajectory, or write it again"
+        )
+    header = _read_header(path, _native(head) if order == ">" else head)
+    control = struct.unpack_from(f"{order}20i", head, 8)
+    if control[19] == 0:
+        (timestep,) = struct.unpack_from(f"{order}d", head, 8 + 9 * 4)
+        header = replace(header, timestep_ps=timestep * AKMA_PS, has_cell=False)
+    if control[8]:
+        raise TrajectoryError(
+            f"{path}: {control[8]} fixed atoms, which are in its first frame only; write it with all atoms in each frame"
+        )
+    if control[19] and control[11]:
+        raise TrajectoryError(f"{path}: has a fourth dimension; convert it with mdconvert")
+    return _Dcd(header=header, order=order)
+
+
+def _native(head: bytes) -> bytes:
+    """A big-endian header as a little-endian one; of its texts only the lengths matter."""
+    swapped = bytearray(head[: len(head) // 4 * 4])
+    swapped[:] = np.frombuffer(bytes(swapped), dtype=">u4").astype("<u4").tobytes()
+    swapped[4:8] = head[4:8]
+    return bytes(swapped)
+
+
 def _look_at_dcd(path: Path, numbers: NDArray[np.int64], interval_ps: float) -> tuple[int, TrajectoryFile]:
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
-    header = _read_header(path, head)
-    fixed_atoms, has_fourth = struct.unpack_from("<8xi8xi", head, 8 + 6 * 4)
-    if fixed_atoms or has_fourth:
-        raise TrajectoryError(f"{path}: has fixed atoms or a fourth dimension; convert it with mdconvert")
-    n_whole, rest = divmod(path.stat().st_size - header.size, _record(header).itemsize)
-    if rest or n_whole != header.n_frames:
+    dcd = _dcd_header(path, head)
+    header = dcd.header
+    n_whole, rest = divmod(path.stat().st_size - header.size, _record(dcd).itemsize)
+    # Some writers never come back to count their frames.
+    n_stated = header.n_frames or n_whole
+    if rest or n_whole != n_stated:
         raise TrajectoryError(
             f"{path}: its header says {header.n_frames} frames, the file holds {n_whole} and {rest} bytes more; "
             "it is truncated or still being written: finish the simulation or copy it again"
         )
-    (delta,) = struct.unpack_from("<f", head, 8 + 9 * 4)
-    stated_ps = 0.0 if delta == _UNSTATED_DELTA else header.interval_steps * header.timestep_ps
+    delta = header.timestep_ps / AKMA_PS
+    stated_ps = (
+        0.0 if np.isclose(delta, _UNSTATED_DELTA, rtol=1e-6) else header.interval_steps * header.timestep_ps
+    )
     if stated_ps < _SHORTEST_PS:
         stated_ps = 0.0
     _check_interval(path, stated_ps, interval_ps)
     first = header.first_step / header.interval_steps if stated_ps > 0 else 0.0
-    has_cell = header.has_cell and n_whole > 0 and _first_cell(path, header)[0] > 0
+    has_cell = header.has_cell and n_whole > 0 and _first_cell(path, dcd)[0] > 0
     return header.n_atoms, TrajectoryFile(
         path=path,
         atomic_numbers=np.asarray(numbers, dtype=np.int64),
@@ -212,26 +266,29 @@ def _look_at_dcd(path: Path, numbers: NDArray[np.int64], interval_ps: float) -> 
         frame_interval_ps=interval_ps,
         first_frame_ps=first * interval_ps,
         has_cell=bool(has_cell),
-        dcd=header,
+        dcd=dcd,
     )
 
 
-def _record(header: _Header) -> np.dtype:
+def _record(dcd: _Dcd) -> np.dtype:
     fields: list[tuple] = []
-    if header.has_cell:
-        fields += [("cell_open", "<i4"), ("cell", "<f8", (6,)), ("cell_close", "<i4")]
+    mark, number, long = (f"{dcd.order}{kind}" for kind in ("i4", "f4", "f8"))
+    if dcd.header.has_cell:
+        fields += [("cell_open", mark), ("cell", long, (6,)), ("cell_close", mark)]
     for axis in "xyz":
-        fields += [(f"{axis}_open", "<i4"), (axis, "<f4", (header.n_atoms,)), (f"{axis}_close", "<i4")]
+        fields += [(f"{axis}_open", mark), (axis, number, (dcd.header.n_atoms,)), (f"{axis}_close", mark)]
     return np.dtype(fields)
 
 
-def _first_cell(path: Path, header: _Header) -> NDArray[np.float64]:
-    return np.fromfile(path, dtype=_record(header), count=1, offset=header.size)["cell"][0]
+def _first_cell(path: Path, dcd: _Dcd) -> NDArray[np.float64]:
+    first = np.fromfile(path, dtype=_record(dcd), count=1, offset=dcd.header.size)["cell"][0]
+    return np.asarray(first, dtype=np.float64)
 
 
 def _check_markers(path: Path, frames: NDArray, n_bytes: int, at: int) -> None:
-    for axis in "xyz":
-        wrong = np.flatnonzero(frames[f"{axis}_open"] != n_bytes)
+    for name in (frames.dtype.names or ())[::3]:
+        expected = 48 if name == "cell_open" else n_bytes
+        wrong = np.flatnonzero(frames[name] != expected)
         if len(wrong):
             raise TrajectoryError(
                 f"{path}: damaged at frame {at + int(wrong[0])}; copy it again or run again"
@@ -243,6 +300,12 @@ def _dcd_boxes(path: Path, cells: NDArray[np.float64], at: int) -> NDArray[np.fl
     lengths = cells[:, [0, 2, 5]]
     angles = cells[:, [4, 3, 1]]
     in_degrees = (np.abs(angles) > 1).any(axis=1, keepdims=True)
+    strange = np.flatnonzero((in_degrees & ((angles < 0) | (angles > 180))).any(axis=1))
+    if len(strange):
+        raise TrajectoryError(
+            f"{path}: the cell of frame {at + int(strange[0])} has no angles ({angles[strange[0]]}), perhaps it is a "
+            "shape matrix of CHARMM; convert it with mdconvert"
+        )
     cosines = np.where(in_degrees, np.cos(np.radians(angles)), angles)
     return boxes_from_lengths(lengths, cosines, path, at) * NM_PER_ANGSTROM
 
@@ -330,16 +393,21 @@ def _read_some(
 def _look_with_mdtraj(
     path: Path, numbers: NDArray[np.int64], interval_ps: float
 ) -> tuple[int, TrajectoryFile]:
+    if path.suffix.lower() != ".xtc":
+        check_netcdf_size(path)
     with _open_with_mdtraj(path) as file:
         try:
             n_frames = len(file)
             # The first two frames tell atoms, times and cell.
             content: Any = file.read(n_frames=min(2, n_frames)) if n_frames else ()
+            last_frame_at = int(file.offsets[-1]) if n_frames and path.suffix.lower() == ".xtc" else 0
         except Exception as error:
             raise TrajectoryError(f"{path}: damaged or truncated ({error}); write it again") from error
     if not n_frames:
         raise TrajectoryError(f"{path}: holds no frames; wanted at least one")
     is_xtc = path.suffix.lower() == ".xtc"
+    if is_xtc:
+        check_xtc_size(path, last_frame_at)
     cell = content[3] if is_xtc else content[2]
     has_cell = cell is not None and len(cell) > 0 and bool(np.any(np.asarray(cell[0]) != 0))
     times = content[1]
