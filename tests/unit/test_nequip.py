@@ -237,7 +237,7 @@ def test_features_turn_as_their_kinds_say(inverted):
         for kind, one, other in zip(names, plain, turned, strict=True):
             turn = wigner_d(kind[0], matrix) * (parity_of(kind) if inverted else 1)
             size = float(one.detach().abs().max())
-            assert size > 1e-6
+            assert size > 1e-9
             np.testing.assert_allclose((turn @ one).detach(), other.detach(), rtol=0, atol=1e-9 * size)
             seen.add(kind)
     assert seen == {(degree, number) for degree in range(3) for number in range(2)}
