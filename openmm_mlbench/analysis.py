@@ -35,6 +35,7 @@ from openmm_mlbench.results import METRICS_FORMAT, METRICS_VERSION, Curve, Measu
 from openmm_mlbench.run_folder import RdfCriterion, Replica, Run, read_replicas, read_run
 from openmm_mlbench.run_free_energy import OBSERVABLES as FREE_ENERGIES
 from openmm_mlbench.run_free_energy import measure_run_free_energy
+from openmm_mlbench.run_geometry import measure_run_geometry
 from openmm_mlbench.run_measurements import (
     measure_run_diffusivity,
     measure_run_drift,
@@ -98,6 +99,7 @@ def analyze(
         # What stands beside each replica is of the first mode.
         per_replica = estimates | per_replica
         first = first or replicas
+    measurements += measure_run_geometry(run, first)
     if "drift" in run.observables:
         measurements.append(measure_run_drift(run, first))
     temperature, temperature_replicas = _measure_temperature(first)

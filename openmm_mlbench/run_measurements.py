@@ -100,9 +100,9 @@ def measure_run_rdf(run: Run, replicas: Sequence[Replica], mode: str) -> Measure
     """RDFs of the protocol's pairs over the stable frames of all replicas."""
     path = reference_of(run, "rdf", mode)
     names = [f"rdf_mae_{pair}" for pair in run.rdf_pairs]
-    source = _stable_source(run, replicas, 1)
+    source = stable_source(run, replicas, 1)
     if source is None:
-        return _nothing("rdf", names, "A", _why_nothing(replicas), mode)
+        return _nothing("rdf", names, "A", why_nothing(replicas), mode)
     if not source.files[0].has_cell:
         return _nothing("rdf", names, "A", "an RDF wants a periodic cell", mode, status="unsupported")
     r_max_A, n_bins = (RDF_R_MAX_A, RDF_N_BINS) if path is None else _rdf_grid(path, mode)
@@ -125,10 +125,10 @@ def measure_run_diffusivity(run: Run, replicas: Sequence[Replica], mode: str) ->
     if not long_enough:
         note = f"stable for {longest:g} ps at most, {least_ps:g} ps are wanted"
         return _nothing("diffusivity", _DIFFUSIVITIES, unit, note, mode, status="too_short")
-    source = _stable_source(run, long_enough, 2, start_ps)
+    source = stable_source(run, long_enough, 2, start_ps)
     if source is None:
         broke = any(replica.survival.broke for replica in replicas)
-        status, note = "unstable" if broke else "too_short", _why_nothing(replicas)
+        status, note = "unstable" if broke else "too_short", why_nothing(replicas)
         if start_ps and longest > 0:
             note = f"stable for {longest:g} ps at most, of which the first {start_ps:g} ps are left out"
         return _nothing("diffusivity", _DIFFUSIVITIES, unit, note, mode, status=status)
@@ -201,6 +201,14 @@ def _of_run(measurement: Measurement, run: Run, path: Path | None) -> Measuremen
 
 def measure_run_drift(run: Run, replicas: Sequence[Replica]) -> Measurement:
     """Drift of the total energy of each replica's stable part, kJ/mol/ps/atom, over replicas."""
+    if run.card.get("predicts_energy") is False:
+        note = "the model gives no energies"
+        return Measurement(
+            observable="drift",
+            mode="standard",
+            definition="Drift of the total energy, which is not known without the potential energy.",
+            results=[Result(name="drift", status="unsupported", unit="kJ/mol/ps/atom", note=note)],
+        )
     estimates: list[Estimate | None] = []
     notes: list[str] = []
     curves: dict[str, Curve] = {}
@@ -244,7 +252,7 @@ def _rdf_grid(path: Path, mode: str) -> tuple[float, int]:
         raise MetricError(f"{path}: does not say its r_max_A and n_bins; write it again") from error
 
 
-def _stable_source(run: Run, replicas: Sequence[Replica], least: int, start_ps: float = 0.0) -> Source | None:
+def stable_source(run: Run, replicas: Sequence[Replica], least: int, start_ps: float = 0.0) -> Source | None:
     """The stable frames from a time on of the replicas that have at least so many; None where none has."""
     topology: MeasuredTopology = load_topology(run.folder / "topology.pdb")
     # The first frame is one interval after the start.
@@ -269,7 +277,8 @@ def _stable_source(run: Run, replicas: Sequence[Replica], least: int, start_ps: 
     )
 
 
-def _why_nothing(replicas: Sequence[Replica]) -> str:
+def why_nothing(replicas: Sequence[Replica]) -> str:
+    """Why there is no stable frame."""
     return join_notes("no replica has stable frames", *(replica.status["message"] for replica in replicas))
 
 

@@ -21,6 +21,8 @@ class ForceField(nn.Module):
     Attributes:
         remove_mean_force: subtract the mean force of each frame; for direct networks, whose
             forces need not sum to zero.
+        predicts_energy: False for a direct network that was trained on forces alone; its energies
+            are zero instead of noise.
     """
 
     atomic_numbers: Tensor
@@ -31,6 +33,7 @@ class ForceField(nn.Module):
         super().__init__()
         self.network = network
         self.remove_mean_force = False
+        self.predicts_energy = True
         self.register_buffer("atomic_numbers", atomic_numbers.to(torch.long))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.register_buffer("reference", torch.zeros(119, dtype=torch.float64))
@@ -57,6 +60,8 @@ class ForceField(nn.Module):
                 per_frame = (forces * scale).view(-1, n_atoms, 3)
                 if self.remove_mean_force:
                     per_frame = per_frame - per_frame.mean(1, keepdim=True)
+                if not self.predicts_energy:
+                    per_atom = torch.zeros_like(per_atom)
                 return (per_atom * scale).view(-1, n_atoms).sum(1), per_frame
         with torch.enable_grad():
             vectors = batch.pair_vectors.detach().requires_grad_()

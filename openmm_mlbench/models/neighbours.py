@@ -47,16 +47,21 @@ def group_by_label(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
     return members.view(n_groups, largest), slots
 
 
-def open_pairs(positions: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+def open_pairs(positions: Tensor, cutoff: float, dense_limit: int = 600) -> tuple[Tensor, Tensor]:
     """Pairs within the cutoff without periodicity.
 
     Args:
         positions: (n_atoms, 3), A.
         cutoff: A.
+        dense_limit: number of atoms above which a cell list is faster than looking at all pairs.
 
     Returns:
         pair_index (2, n_pairs) and pair_vectors (n_pairs, 3), A.
     """
+    if positions.size(0) > dense_limit:
+        # A box around everything, with more than the cutoff between the images.
+        extent = positions.max(0).values - positions.min(0).values
+        return cell_list_pairs(positions, torch.diag(extent + 1.1 * cutoff), cutoff)
     pair_index = all_pairs(positions.size(0), positions.device)
     vectors = positions[pair_index[1]] - positions[pair_index[0]]
     inside = (vectors * vectors).sum(1) < cutoff * cutoff
@@ -94,19 +99,24 @@ def half_shifts(heights: Tensor, cutoff: float) -> Tensor:
     return shifts[order]
 
 
-def periodic_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+def periodic_pairs(
+    positions: Tensor, cell: Tensor, cutoff: float, dense_limit: int = 600
+) -> tuple[Tensor, Tensor]:
     """Pairs within the cutoff over all periodic images; the cell may be smaller than the cutoff.
 
     Args:
         positions: (n_atoms, 3), A, wrapped or not.
         cell: (3, 3), lattice vectors in rows, A; any shape.
         cutoff: A.
+        dense_limit: number of atoms above which a cell list is faster than looking at all pairs.
 
     Returns:
         pair_index (2, n_pairs), in which an atom can pair with its own images,
         and pair_vectors (n_pairs, 3), A.
     """
     n_atoms = positions.size(0)
+    if n_atoms > dense_limit:
+        return cell_list_pairs(positions, cell, cutoff)
     base = all_pairs(n_atoms, positions.device)
     vectors = positions[base[1]] - positions[base[0]]
     inverse = torch.linalg.inv(cell)
@@ -131,6 +141,67 @@ def periodic_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tens
         torch.cat([pair_index, own_index], dim=1),
         torch.cat([images[kept], own.repeat(n_atoms, 1)]),
     )
+
+
+def _half_stencil(reach: list[int], device: torch.device) -> Tensor:
+    """Offsets (n, 3) within the reach: zero first, then one of every o, -o, the lexicographically positive one."""
+    ranges = [torch.arange(-r, r + 1, device=device) for r in reach]
+    offsets = torch.cartesian_prod(ranges[0], ranges[1], ranges[2])
+    code = offsets[:, 0].sign() * 4 + offsets[:, 1].sign() * 2 + offsets[:, 2].sign()
+    return torch.cat([torch.zeros(1, 3, dtype=torch.long, device=device), offsets[code > 0]])
+
+
+def cell_list_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
+    """What :func:`periodic_pairs` returns, in another order, in time proportional to the number of atoms.
+
+    Atoms are sorted into bins at least as wide as the cutoff wherever the cell allows.  Bins are
+    numbered beyond the cell's faces too: bin b + o is bin (b + o) mod n, shifted by floor((b + o) / n)
+    lattice vectors, so that a cell smaller than the cutoff is one bin with many shifts.
+
+    Args:
+        positions: (n_atoms, 3), A, wrapped or not.
+        cell: (3, 3), lattice vectors in rows, A; any shape.
+        cutoff: A.
+    """
+    n_atoms = positions.size(0)
+    device = positions.device
+    heights = cell_heights(cell)
+    # No more bins than atoms: a molecule in a huge cell would need millions.
+    most = int(float(n_atoms) ** (1.0 / 3.0)) + 1
+    n_bins = torch.floor(heights / cutoff).to(torch.long).clamp(1, most)
+    reach: list[int] = torch.ceil(cutoff * n_bins / heights).to(torch.long).tolist()
+    fractions = positions @ torch.linalg.inv(cell)
+    whole = torch.floor(fractions)
+    wrapped = positions - whole @ cell
+    bins = ((fractions - whole) * n_bins).to(torch.long)
+    # A fraction of -1e-20 is rounded to 1, and one that is NaN to a huge negative number.
+    bins = torch.minimum(bins, n_bins - 1).clamp(min=0)
+    strides = torch.stack([n_bins[1] * n_bins[2], n_bins[2], torch.ones_like(n_bins[0])])
+    flat = (bins * strides).sum(1)
+    order = torch.argsort(flat)
+    counts = torch.bincount(flat, minlength=int(n_bins.prod()))
+    first = torch.cumsum(counts, 0) - counts
+    sorted_bins, sorted_positions = bins[order], wrapped[order]
+    limit = cutoff * cutoff
+    indices: list[Tensor] = []
+    vectors: list[Tensor] = []
+    for number, offset in enumerate(_half_stencil(reach, device)):
+        target = sorted_bins + offset
+        shift = torch.floor_divide(target, n_bins)
+        target = ((target - shift * n_bins) * strides).sum(1)
+        # Every atom with all atoms of one bin; i and j are places in the sorted order.
+        candidates = counts[target]
+        i = torch.repeat_interleave(candidates)
+        start = first[target] - (torch.cumsum(candidates, 0) - candidates)
+        j = torch.arange(i.size(0), device=device) + start[i]
+        found = sorted_positions[j] - (sorted_positions - shift.to(positions.dtype) @ cell)[i]
+        inside = (found * found).sum(1) < limit
+        if number == 0:
+            inside = inside & (i < j)
+        kept = torch.nonzero(inside).squeeze(1)
+        indices.append(torch.stack([order[i[kept]], order[j[kept]]]))
+        vectors.append(found[kept])
+    return torch.cat(indices, dim=1), torch.cat(vectors)
 
 
 def forces_from_pairs(pair_gradient: Tensor, pair_index: Tensor, n_atoms: int) -> Tensor:

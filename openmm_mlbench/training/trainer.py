@@ -22,6 +22,7 @@ from openmm_mlbench.data.splits import Split
 from openmm_mlbench.errors import TrainingError
 from openmm_mlbench.files import atomic_path
 from openmm_mlbench.models.force_field import Batcher, ForceField
+from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.registry import build_network
 from openmm_mlbench.topology import rigid_hydrogen_bonds
 from openmm_mlbench.training.config import Recipe
@@ -86,13 +87,20 @@ def fit_reference_energies(frames: Frames) -> np.ndarray:
     return counts * (frames.energies.mean() / (counts @ counts))
 
 
+def _predicts_energy(recipe: Recipe, network: Network, has_energies: bool) -> bool:
+    """A direct network that sees no energies in training learns none."""
+    return not network.direct or (has_energies and max(recipe.energy_weight) > 0)
+
+
 def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
     """A force field with seeded fresh weights, energy zero, scale and statistics of the training frames."""
     torch.manual_seed(recipe.seed)
     species = sorted({int(number) for number in training_frames.atomic_numbers})
     network = build_network(recipe.model, recipe.hyperparameters, species)
     force_field = ForceField(network, torch.as_tensor(training_frames.atomic_numbers))
-    force_field.reference = torch.as_tensor(fit_reference_energies(training_frames))
+    force_field.predicts_energy = _predicts_energy(recipe, network, training_frames.energies is not None)
+    if force_field.predicts_energy:
+        force_field.reference = torch.as_tensor(fit_reference_energies(training_frames))
     if training_frames.forces is None:
         raise TrainingError(f"{training_frames.name} has no forces; training needs them")
     if recipe.learn_scale:
@@ -254,7 +262,7 @@ class Trainer:
         )
         kind = self.recipe.loss
         loss = force_weight * force_loss(force_error, kind)
-        if data.energies is None:
+        if data.energies is None or not force_field.predicts_energy:
             return loss, torch.zeros_like(energies), force_error.abs()
         energy_error = energies - data.energies[places]
         per = float(force_field.atomic_numbers.size(0)) ** self.recipe.energy_atom_power
@@ -516,12 +524,15 @@ def force_field_from_checkpoint(record: dict[str, Any]) -> ForceField:
     numbers = provenance["atomic_numbers"]
     network = build_network(recipe.model, recipe.hyperparameters, sorted(set(numbers)))
     force_field = ForceField(network, torch.tensor(numbers))
+    force_field.predicts_energy = _predicts_energy(recipe, network, provenance.get("has_energies", True))
     force_field.load_state_dict(record["evaluated"])
     return force_field
 
 
-def predict(force_field: ForceField, frames: Frames, batch_size: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """Energies (n_frames,), eV, reference included, and forces (n_frames, n_atoms, 3), eV/A."""
+def predict(
+    force_field: ForceField, frames: Frames, batch_size: int = 50
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Energies (n_frames,), eV, reference included, or None, and forces (n_frames, n_atoms, 3), eV/A."""
     device = force_field.scale.device
     dtype = next(force_field.parameters()).dtype
     batcher = Batcher(force_field.eval())
@@ -535,4 +546,5 @@ def predict(force_field: ForceField, frames: Frames, batch_size: int = 50) -> tu
         energy, force = force_field(batch)
         energies.append(energy.detach().double() + force_field.reference_energy())
         forces.append(force.detach().double())
-    return torch.cat(energies).cpu().numpy(), torch.cat(forces).cpu().numpy()
+    found = torch.cat(energies).cpu().numpy() if force_field.predicts_energy else None
+    return found, torch.cat(forces).cpu().numpy()

@@ -9,6 +9,7 @@ from ase.neighborlist import neighbor_list
 from openmm_mlbench.models.neighbours import (
     all_pairs,
     cell_heights,
+    cell_list_pairs,
     directed_edges,
     forces_from_pairs,
     open_pairs,
@@ -63,18 +64,87 @@ def test_periodic_pairs_are_those_of_ase(name, n_atoms):
         np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
-def test_random_cells():
+SEARCHES = {"dense": periodic_pairs, "cell list": cell_list_pairs}
+
+
+def random_cells(n_cells):
+    """Cells of any orientation, handedness and skew, down to volumes of a few A^3, with up to 11 atoms."""
     rng = np.random.default_rng(5)
-    n_images = []
-    for _ in range(25):
-        cell = rng.normal(size=(3, 3)) * rng.uniform(2, 8)
-        if abs(np.linalg.det(cell)) < 20:
-            continue
-        positions = scattered(cell, 6, rng)
-        found = full_list(*periodic_pairs(torch.as_tensor(positions), torch.as_tensor(cell), CUTOFF))
-        np.testing.assert_allclose(found, ase_list(positions, cell), atol=1e-9)
-        n_images.append(len(found) / 6)
-    assert len(n_images) > 10
+    while n_cells:
+        cell = rng.normal(size=(3, 3)) * rng.uniform(1.5, 8)
+        if rng.random() < 0.3:
+            # Very skewed: whole rows added to others leave the lattice, and the cell far from reduced.
+            cell[1] += rng.integers(-4, 5) * cell[0]
+            cell[2] += rng.integers(-4, 5) * cell[1]
+        volume = abs(np.linalg.det(cell))
+        n_atoms = int(rng.integers(1, 12))
+        heights = cell_heights(torch.as_tensor(cell))
+        # What ASE needs seconds for is left out: some hundred images of each atom are enough.
+        if volume > 3 and n_atoms * 524 / volume < 200 and float(heights.min()) > 0.7:
+            n_cells -= 1
+            yield cell, scattered(cell, n_atoms, rng)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_200_random_cells(search):
+    """With atoms up to three cells away."""
+    n_images, n_pairs, smallest = [], [], np.inf
+    for cell, positions in random_cells(200):
+        tensors = torch.as_tensor(positions), torch.as_tensor(cell)
+        found = full_list(*SEARCHES[search](*tensors, CUTOFF))
+        wanted = ase_list(positions, cell)
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
+        heights = cell_heights(tensors[1])
+        n_images.append(int(np.ceil(CUTOFF / float(heights.min()))))
+        smallest = min(smallest, float(heights.min()))
+        n_pairs.append(len(found))
+    # They are what they are meant to be.
+    assert smallest < 0.2 * CUTOFF
+    assert np.mean(np.array(n_images) > 1) > 0.3
+    assert min(n_pairs) < 10
+    assert max(n_pairs) > 1000
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_cell_list_finds_the_pairs_of_many_atoms(name):
+    """Cells with more than one bin along their axes, and coordinates on the faces."""
+    cell = CELLS[name] * 2.6
+    rng = np.random.default_rng(3)
+    fractions = rng.uniform(-3, 4, (150, 3))
+    fractions[:30] = (
+        rng.integers(-3, 4, (30, 3)) + rng.integers(0, 5, (30, 3)) / 5 + rng.normal(size=(30, 3)) * 1e-3
+    )
+    fractions[30:33, 0] = [0.0, 1.0, -1e-18]
+    positions = fractions @ cell
+    found = full_list(*cell_list_pairs(torch.as_tensor(positions), torch.as_tensor(cell), CUTOFF))
+    wanted = ase_list(positions, cell)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+def test_many_atoms_take_the_cell_list():
+    """Both functions at their limit: same pairs in another order, and few candidates."""
+    positions = np.random.default_rng(4).uniform(0, 20, (700, 3))
+    cell = torch.diag(torch.tensor([20.0, 20.0, 20.0], dtype=torch.float64))
+    tensor = torch.as_tensor(positions)
+    for arguments, function in (((tensor, cell, CUTOFF), periodic_pairs), ((tensor, CUTOFF), open_pairs)):
+        dense, sparse = (full_list(*function(*arguments, dense_limit=limit)) for limit in (10**6, 100))
+        assert len(dense) > 10_000
+        np.testing.assert_allclose(sparse, dense, atol=1e-9)
+        assert torch.equal(function(*arguments)[0], function(*arguments, dense_limit=100)[0])
+
+
+def test_atoms_without_a_place_have_no_pairs():
+    """A step that blew up: the same as in the dense search, no crash."""
+    positions = torch.rand(700, 3) * 20
+    positions[3] = float("nan")
+    index, vectors = periodic_pairs(positions, 20.0 * torch.eye(3), CUTOFF)
+    assert torch.isfinite(vectors).all()
+    assert not (index == 3).any()
+    assert index.size(1) == periodic_pairs(positions, 20.0 * torch.eye(3), CUTOFF, dense_limit=1000)[0].size(
+        1
+    )
 
 
 def test_open_pairs_are_those_of_ase():
@@ -128,7 +198,10 @@ def test_scripted_lists_equal_eager_ones(dtype):
     for cell in CELLS.values():
         positions = torch.as_tensor(scattered(cell, 7, 3), dtype=dtype)
         box = torch.as_tensor(cell, dtype=dtype)
-        pairs = ((periodic_pairs(positions, box, CUTOFF), scripted(positions, box, CUTOFF)),)
+        pairs = (
+            (periodic_pairs(positions, box, CUTOFF), scripted(positions, box, CUTOFF)),
+            (periodic_pairs(positions, box, CUTOFF, 1), scripted(positions, box, CUTOFF, 1)),
+        )
         for eager, script in (*pairs, (open_pairs(positions, CUTOFF), scripted_open(positions, CUTOFF))):
             assert torch.equal(eager[0], script[0])
             assert torch.equal(eager[1], script[1])
