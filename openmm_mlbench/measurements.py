@@ -23,6 +23,7 @@ from openmm_mlbench.metrics.floors import (
     score_with_jackknife,
     segment_of_frames,
 )
+from openmm_mlbench.metrics.paths import Paths
 from openmm_mlbench.metrics.rdf import (
     DEFINITION,
     RDF,
@@ -669,8 +670,6 @@ def _h_r_reference(path: Path, edges_A: NDArray[np.float64], mode: str) -> Binne
 
 # Where neither lag nor window is given: late enough to have left the cage, early enough for many origins.
 DEFAULT_FIT = (0.05, 0.20)
-# Frames of tracked atoms, as float64, that may be held for standard errors in time.
-_MAX_HELD_BYTES = 300 * 2**20
 MDSIM_LAG_PS, MDSIM_STRIDE_PS = 100.0, 1.0
 
 
@@ -844,37 +843,22 @@ def _diffusivity_of(
         for chunk in source.chunks(file, atoms):
             yield chunk if options.unwrap else _without_cell(chunk)
 
-    held = n_frames * len(atoms) * 24 <= _MAX_HELD_BYTES
-    paths = None
-    if held or options.mode == "mdsim":
-        if options.remove_drift and len(atoms) < 2:
-            raise MetricError(
-                "one tracked atom moves with its own mean; use --keep-drift, or select more atoms"
-            )
-        paths = np.concatenate(list(diffusion.unwrapped_chunks(chunks(), remove_drift=options.remove_drift)))
     try:
-        if options.mode == "mdsim":
-            assert paths is not None
-            assert lag is not None
-            found = diffusion.diffusivity_mdsim(paths, interval, lag, options.stride_ps)
-        else:
-            moving = chunks() if paths is None else [_as_trajectory(paths, interval)]
-            # Paths that are held have lost their drift already.
-            again = options.remove_drift and paths is None
-            msd = diffusion.compute_msd(moving, n_frames, max_lag_ps=last, remove_drift=again)
-            if lag is not None:
+        with Paths(chunks(), n_frames, remove_drift=options.remove_drift) as paths:
+            if options.mode == "mdsim":
+                assert lag is not None
+                found = paths.mdsim(lag, options.stride_ps)
+            elif lag is not None:
                 k = round(lag / interval)
-                series = None if paths is None or k < 1 else diffusion.origin_series(paths, k)
-                found = diffusion.diffusivity_at_lag(msd, lag, series)
+                series = None if k < 1 else paths.origin_series(k)
+                found = diffusion.diffusivity_at_lag(paths.msd(last), lag, series)
             else:
                 assert fit is not None
                 lags = np.arange(round(fit[0] / interval), round(fit[1] / interval) + 1)
-                series = (
-                    None if paths is None or len(lags) < 2 else diffusion.origin_slopes(paths, lags, interval)
-                )
-                found = diffusion.diffusivity_from_slope(msd, *fit, series)
+                slopes = None if len(lags) < 2 else paths.origin_slopes(lags)
+                found = diffusion.diffusivity_from_slope(paths.msd(last), *fit, slopes)
     except MetricError as error:
-        if options.mode == "mdsim" and "origin" in str(error):
+        if options.mode == "mdsim" and "origin(s)" in str(error):
             return str(error)
         raise
     return _with_correction(found, source, file, options)
@@ -894,15 +878,6 @@ def _with_correction(
     correction = diffusion.yeh_hummer_correction(known, options.temperature_K, options.viscosity_mPa_s)
     estimate = replace(found.estimate, value=found.estimate.value + correction)
     return replace(found, estimate=estimate, correction=correction)
-
-
-def _as_trajectory(paths_nm: NDArray[np.float64], interval_ps: float) -> Trajectory:
-    return Trajectory(
-        positions_nm=paths_nm,
-        box_vectors_nm=None,
-        atomic_numbers=np.zeros(paths_nm.shape[1], dtype=np.int64),
-        frame_interval_ps=interval_ps,
-    )
 
 
 def _without_cell(chunk: Trajectory) -> Trajectory:

@@ -257,6 +257,11 @@ def _windowed_sums(paths: Iterable[NDArray[np.float64]], n_lags: int) -> NDArray
     return part if total is None else total + part
 
 
+def lag_sums(paths_nm: NDArray[np.float64], n_lags: int) -> NDArray[np.float64]:
+    """(n_lags, n_atoms): squared displacements summed over all time origins, nm^2, by Fourier transform."""
+    return _in_parts(paths_nm, len(paths_nm), n_lags)
+
+
 def _in_parts(r: NDArray[np.float64], n_origins: int, n_lags: int) -> NDArray[np.float64]:
     sums = np.zeros((n_lags, r.shape[1]))
     if not len(r):
@@ -341,21 +346,23 @@ def diffusivity_from_slope(
             f"fit from {start_ps:g} to {stop_ps:g} ps; wanted two or more lags within 0 to {msd.lags_ps[-1]:g} ps, "
             f"which are {msd.frame_interval_ps:g} ps apart"
         )
-    weights = slope_weights(msd.lags_ps[inside])
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    window = slice(int(first), int(last) + 1)
+    weights = slope_weights(msd.lags_ps[window])
     scale = D_PER_NM2_PS / 6
-    per_atom = msd.per_atom_nm2[:, inside] @ weights * scale
+    per_atom = msd.per_atom_nm2[:, window] @ weights * scale
     estimate = _with_stderr(
         float(per_atom.mean()),
         per_atom,
         None if series_nm2_ps is None else series_nm2_ps * scale,
         msd.n_frames,
     )
-    window = (float(msd.lags_ps[inside][0]), float(msd.lags_ps[inside][-1]))
+    ends = (float(msd.lags_ps[first]), float(msd.lags_ps[last]))
     return Diffusivity(
         estimate=estimate,
         mode="paper",
-        method=f"slope of MSD / 6, straight line from {window[0]:g} to {window[1]:g} ps",
-        window_ps=window,
+        method=f"slope of MSD / 6, straight line from {ends[0]:g} to {ends[1]:g} ps",
+        window_ps=ends,
         msd=msd,
     )
 
@@ -414,36 +421,80 @@ def diffusivity_mdsim(
     Raises:
         MetricError: fewer than two origins.
     """
-    lag, stride = round(lag_ps / interval_ps), max(1, round(stride_ps / interval_ps))
+    lag, stride = mdsim_steps(interval_ps, lag_ps, stride_ps)
+    displacements = mdsim_displacements(paths_nm, lag, stride)
+    return diffusivity_of_displacements(
+        displacements.mean(axis=1), displacements.mean(axis=0), lag, stride, interval_ps, len(paths_nm)
+    )
+
+
+def mdsim_steps(interval_ps: float, lag_ps: float, stride_ps: float) -> tuple[int, int]:
+    """Lag and stride in frames.
+
+    Raises:
+        MetricError: the lag is shorter than a frame interval, or the stride is none.
+    """
+    lag = round(lag_ps / interval_ps)
     if lag < 1:
         raise MetricError(
             f"lag {lag_ps:g} ps is shorter than the frame interval {interval_ps:g} ps; give a longer one"
         )
-    value = naive_msd(paths_nm, lag, stride, one_less=True)
+    if not stride_ps > 0:
+        raise MetricError(f"stride {stride_ps:g} ps between time origins; wanted a time above zero, like 1ps")
+    return lag, max(1, round(stride_ps / interval_ps))
+
+
+def mdsim_displacements(paths_nm: NDArray[np.float64], lag: int, stride: int) -> NDArray[np.float64]:
+    """(n_origins, n_atoms) squared displacements over a lag, nm^2, of origins at a stride."""
     starts = np.arange(0, len(paths_nm) - lag, stride)
-    scale = D_PER_NM2_PS / (6 * lag * interval_ps)
-    series = origin_series(paths_nm, lag)[starts] * scale
-    per_atom = ((paths_nm[starts + lag] - paths_nm[starts]) ** 2).sum(axis=2).mean(axis=0) * scale
-    estimate = _with_stderr(value * scale, per_atom, series, len(paths_nm))
-    lag_done = lag * interval_ps
-    note = f"divided by {len(starts) - 1} for {len(starts)} time origins"
-    lags = np.array([0.0, lag_done])
+    return np.asarray(((paths_nm[starts + lag] - paths_nm[starts]) ** 2).sum(axis=2))
+
+
+def diffusivity_of_displacements(
+    series_nm2: NDArray[np.float64],
+    per_atom_nm2: NDArray[np.float64],
+    lag: int,
+    stride: int,
+    interval_ps: float,
+    n_frames: int,
+) -> Diffusivity:
+    """The diffusivity of the paper's code from its squared displacements.
+
+    Args:
+        series_nm2: (n_origins,), mean over atoms.
+        per_atom_nm2: (n_atoms,), mean over origins.
+        lag: in frames.
+        stride: between origins, in frames.
+        interval_ps: between frames.
+        n_frames: of the trajectory.
+
+    Raises:
+        MetricError: fewer than two origins.
+    """
+    n = len(series_nm2)
+    if n < 2:
+        raise MetricError(
+            f"{n} time origin(s) at a lag of {lag} frames in {n_frames}; run longer, or take a shorter lag"
+        )
+    value = float(series_nm2.sum()) / (n - 1)
+    lag_ps = lag * interval_ps
+    scale = D_PER_NM2_PS / (6 * lag_ps)
+    estimate = _with_stderr(value * scale, per_atom_nm2 * scale, series_nm2 * scale, n_frames)
+    note = join_notes(f"divided by {n - 1} for {n} time origins", estimate.note)
     msd = MSD(
-        lags_ps=lags,
+        lags_ps=np.array([0.0, lag_ps]),
         msd_nm2=np.array([0.0, value]),
-        origins=np.array([len(paths_nm), len(starts)]),
-        per_atom_nm2=np.stack([np.zeros(len(per_atom)), per_atom / scale], axis=1),
+        origins=np.array([n_frames, n]),
+        per_atom_nm2=np.stack([np.zeros(len(per_atom_nm2)), per_atom_nm2], axis=1),
         frame_interval_ps=interval_ps,
-        n_frames=len(paths_nm),
+        n_frames=n_frames,
         drift_removed=True,
     )
     return Diffusivity(
-        estimate=Estimate(
-            value=estimate.value, stderr=estimate.stderr, n=estimate.n, note=join_notes(note, estimate.note)
-        ),
+        estimate=Estimate(value=estimate.value, stderr=estimate.stderr, n=estimate.n, note=note),
         mode="mdsim",
-        method=f"MSD(t) / (6 t) at t = {lag_done:g} ps, time origins every {stride * interval_ps:g} ps",
-        window_ps=(lag_done, lag_done),
+        method=f"MSD(t) / (6 t) at t = {lag_ps:g} ps, time origins every {stride * interval_ps:g} ps",
+        window_ps=(lag_ps, lag_ps),
         msd=msd,
     )
 
