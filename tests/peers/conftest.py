@@ -15,6 +15,10 @@ collect_ignore = [
     path.name for path in Path(__file__).parent.glob("test_*.py") if not path.name.startswith(f"test_{PEER}_")
 ]
 
+# Programs that a test starts may run elsewhere.
+if "PYTHONPATH" in os.environ:
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+
 if PEER == "schnetpack":
     # schnetpack 2.0.4 takes a type variable from where torch has not kept it.
     import torch.utils.data.dataloader

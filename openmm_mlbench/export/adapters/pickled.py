@@ -70,7 +70,10 @@ def convert(path: Path, kind: str, stated: Stated) -> tuple[torch.jit.ScriptModu
             raise ModelError(f"{path} was not opened within {TIMEOUT_S} s; is it complete?") from error
         lines = answer.stdout.splitlines()
         if answer.returncode != 0 or not lines:
-            last = (answer.stderr.strip().splitlines() or ["no word"])[-1][:300]
+            said = [
+                line for line in answer.stderr.splitlines() if "Error" in line
+            ] or answer.stderr.splitlines()
+            last = (said or ["no word"])[-1].strip()[:300]
             raise ModelError(
                 f"{path} cannot be opened as {kind} ({last}); is it a complete file of that kind?"
             )

@@ -20,16 +20,24 @@ class SchNetPackAdapter(nn.Module):
     Args:
         model: TorchScript module of a dictionary.
         dtype: of the weights.
+        constants: (119,), energy to add for each atom by atomic number.
         energy_key: name of the energy among its outputs.
         forces_key: name of the forces.
     """
 
     like: Tensor
+    constants: Tensor
 
     def __init__(
-        self, model: torch.jit.ScriptModule, dtype: torch.dtype, energy_key: str, forces_key: str
+        self,
+        model: torch.jit.ScriptModule,
+        dtype: torch.dtype,
+        constants: Tensor,
+        energy_key: str,
+        forces_key: str,
     ) -> None:
         super().__init__()
+        self.register_buffer("constants", constants.to(torch.float64))
         self.model = model
         self.energy_key = energy_key
         self.forces_key = forces_key
@@ -61,7 +69,8 @@ class SchNetPackAdapter(nn.Module):
             "_idx": torch.zeros(1, dtype=torch.long, device=device),
         }
         result = self.model(data)
-        return result[self.energy_key], result[self.forces_key]
+        energy = result[self.energy_key].to(torch.float64).sum() + self.constants[atomic_numbers].sum()
+        return energy, result[self.forces_key]
 
 
 def read(path: Path, stated: Stated) -> Foreign:
@@ -77,8 +86,9 @@ def read(path: Path, stated: Stated) -> Foreign:
         )
     module, facts = convert(path, "schnetpack", stated)
     dtype = {"float32": torch.float32, "float64": torch.float64}[facts["dtype"]]
+    constants = facts["offset"] + torch.tensor(facts["atomref"], dtype=torch.float64)
     return Foreign(
-        module=SchNetPackAdapter(module, dtype, stated.energy_key, stated.forces_key),
+        module=SchNetPackAdapter(module, dtype, constants, stated.energy_key, stated.forces_key),
         needs_pairs=True,
         species=atomic_numbers_of(stated.elements, "--elements"),
         cutoff=facts["cutoff"],

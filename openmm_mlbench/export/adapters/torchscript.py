@@ -94,7 +94,7 @@ class Signature:
             if name != "none"
         )
         body = "\n".join(f"    {line}" for line in ["forces = positions[:0]", *lines])
-        self.source = f"def forward(self, {names}) -> Tuple[Tensor, Tensor]:\n{body}\n"
+        self.source = f"def call(self, {names}) -> Tuple[Tensor, Tensor]:\n{body}\n"
 
     def _wrong(self, why: str) -> ModelError:
         return ModelError(
@@ -167,6 +167,14 @@ class Signature:
         return lines
 
 
+class _Caller(nn.Module):
+    """Holds the user's module; the method that calls it is compiled from the signature's source."""
+
+    def __init__(self, model: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.model = model
+
+
 class TorchScriptAdapter(nn.Module):
     """Hands a module what its signature asks for.
 
@@ -184,10 +192,8 @@ class TorchScriptAdapter(nn.Module):
         self, model: torch.jit.ScriptModule, signature: Signature, species: list[int], dtype: torch.dtype
     ) -> None:
         super().__init__()
-        call = torch.jit.ScriptModule()
-        call.model = model
-        call.define(signature.source)
-        self.call = call
+        self.caller = torch.jit.script(_Caller(model))
+        self.caller.define(signature.source)
         self.table = SpeciesTable(species)
         self.has_forces = bool({"forces", "gradient"} & signature.outputs)
         self.register_buffer("like", torch.zeros((), dtype=dtype))
@@ -218,7 +224,7 @@ class TorchScriptAdapter(nn.Module):
         edges = torch.cat([pair_index, pair_index.flip(0)], dim=1)
         leaf = positions.to(dtype).detach().requires_grad_()
         vectors = leaf[edges[1]] - leaf[edges[0]] + shifts
-        energy, forces = self.call(
+        energy, forces = self.caller.call(
             leaf,
             atomic_numbers,
             self.table(atomic_numbers),

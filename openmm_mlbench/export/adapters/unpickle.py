@@ -14,6 +14,10 @@ import os
 import sys
 from typing import Any
 
+# A program's own folder comes first on its path; here it holds files named after the packages.
+if __name__ == "__main__":
+    del sys.path[0]
+
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error
     """What the user reads, in one line."""
@@ -118,16 +122,54 @@ def open_schnetpack(request: dict[str, Any]) -> dict[str, Any]:
     far = {type(module).__name__ for module in model.modules()} & _NOT_PAIRWISE
     if far:
         raise Refused(f"it holds {', '.join(sorted(far))}, which acts beyond the pair list")
+    # Before the weights may lose digits: offsets are large.
+    offset, atomref = _take_offsets(model, request["energy_key"])
     dtype = _convert_dtype(model, request["dtype"])
     model.eval()
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     torch.jit.script(model).save(request["out"])
     return {
         "cutoff": float(model.representation.cutoff),
+        "offset": offset,
+        "atomref": atomref,
         "dtype": dtype,
         "n_parameters": n_parameters,
         "versions": _versions("schnetpack", "torch"),
     }
+
+
+def _take_offsets(model: Any, energy_key: str) -> tuple[float, list[float]]:
+    """Take the last steps off a potential: those that add constants to the energy, and casts.
+
+    Casts do not script, and constants are better added in float64 whatever the weights are.
+
+    Returns:
+        Energy per atom, and energy of each element by atomic number.
+    """
+    import torch
+    from schnetpack.transform import AddOffsets, CastTo32, CastTo64
+
+    offset, atomref = 0.0, [0.0] * 119
+    left: list[Any] = []
+    added = False
+    for step in model.postprocessors if model.do_postprocessing else []:
+        if isinstance(step, CastTo32 | CastTo64):
+            continue
+        if not isinstance(step, AddOffsets):
+            if added:
+                raise Refused(f"{type(step).__name__} follows AddOffsets among its postprocessors")
+            left.append(step)
+            continue
+        if step._property != energy_key or not step.is_extensive:  # noqa: SLF001
+            raise Refused(f"its AddOffsets acts on {step._property}, or not on each atom")  # noqa: SLF001
+        added = True
+        if step.add_mean:
+            offset += float(step.mean)
+        if step.add_atomrefs:
+            for number, energy in enumerate(step.atomref.flatten().tolist()[:119]):
+                atomref[number] += energy
+    model.postprocessors = torch.nn.ModuleList(left)
+    return offset, atomref
 
 
 def _versions(*packages: str) -> dict[str, str]:
