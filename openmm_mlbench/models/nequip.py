@@ -210,12 +210,15 @@ class _Layer(nn.Module):
         n_places = neighbour.size(0) // n_atoms
         filters = torch.mm(radial, self.radial).view(radial.size(0), self.n_paths, channels)
         filters_of_inputs = filters.transpose(0, 1).index_select(1, pair).split(self.input_paths, 0)
-        linear = self.linear.unbind(0)
+        sent = [
+            torch.mm(features[k].view(-1, channels), weight).view(n_atoms, -1)
+            for k, weight in enumerate(self.linear.unbind(0))
+        ]
+        widths = [size * channels for size in self.input_sizes]
+        seen = torch.cat(sent, dim=1).index_select(0, neighbour).split(widths, 1)
         messages: list[Tensor] = []
         for k, size in enumerate(self.input_sizes):
-            sent = torch.mm(features[k].reshape(n_atoms * size, channels), linear[k])
-            sent = sent.view(n_atoms, size * channels).index_select(0, neighbour)
-            product = filters_of_inputs[k].view(-1, n_atoms, n_places, 1, channels) * sent.view(
+            product = filters_of_inputs[k].view(-1, n_atoms, n_places, 1, channels) * seen[k].view(
                 1, n_atoms, n_places, size, channels
             )
             first = len(messages)
