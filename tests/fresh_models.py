@@ -12,11 +12,24 @@ from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.training.config import Recipe
 from openmm_mlbench.training.trainer import new_force_field
 
+_GEMNET = {
+    "atom": 24,
+    "edge": 32,
+    "triplet": 12,
+    "radial_width": 6,
+    "circular_width": 5,
+    "bilinear": 10,
+    "blocks": 2,
+    "spherical": 4,
+    "radial": 4,
+}
 # Small enough for milliseconds, with every kind of layer.
 TINY = {
     "schnet": {"hidden": 16, "filters": 16, "interactions": 2, "gaussians": 10},
     "deeppot-se": {"embedding": (8, 16), "axis": 4, "fitting": (24, 24, 12)},
     "dimenet": {"hidden": 32, "blocks": 2, "bilinear": 4, "spherical": 4, "radial": 4},
+    "gemnet-t": _GEMNET,
+    "gemnet-dt": _GEMNET,
     "nequip": {"l_max": 2, "features": 4, "layers": 4, "radial_width": 8, "bessels": 5},
     "forcenet": {"hidden": 16, "decoder": 12, "interactions": 2, "frequencies": 10},
 }

@@ -214,7 +214,7 @@ class DimeNet(Network):
             topology: what :meth:`topology` returned for these pairs.
         """
         species, centre, neighbour, pair = topology[0], topology[1], topology[2], topology[3]
-        sign, places, reverse, apart = topology[4], topology[5], topology[7], topology[8]
+        sign, places, reverse, apart = topology[4], topology[5], topology[8], topology[9]
         n_atoms, largest, n_radial = species.size(0), apart.size(2), self.radial
         # Section 5: both bases, with the envelope divided by the distance as in the authors' program.
         scaled = torch.linalg.vector_norm(pair_vectors, dim=1) * (1.0 / self.cutoff)

@@ -7,6 +7,7 @@ from openmm_mlbench.errors import ModelError
 from openmm_mlbench.models.deeppot_se import DeepPotSE
 from openmm_mlbench.models.dimenet import DimeNet
 from openmm_mlbench.models.forcenet import ForceNet
+from openmm_mlbench.models.gemnet import GemNetDT, GemNetT
 from openmm_mlbench.models.nequip import NequIP
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.schnet import SchNet
@@ -16,6 +17,8 @@ ARCHITECTURES: dict[str, type[Network]] = {
     "deeppot-se": DeepPotSE,
     "dimenet": DimeNet,
     "forcenet": ForceNet,
+    "gemnet-t": GemNetT,
+    "gemnet-dt": GemNetDT,
     "nequip": NequIP,
 }
 

@@ -29,7 +29,8 @@ def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor) -> list[Tenso
         places (A * K,), the edge in each place (an empty one borrows edge 0), or no
         elements at all where every atom has K edges: places are then the edges in order;
         slots (E,), the place of each edge;
-        reverse (E,), the place of each edge's opposite direction;
+        opposite (E,), the edge in the other direction of each edge;
+        reverse (E,), the place of that one;
         apart (A or 1, K, K), 1 where places p and q of an atom hold two different
         edges, else 0.
     """
@@ -42,8 +43,9 @@ def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor) -> list[Tenso
     first = torch.cumsum(counts, 0) - counts
     edges = torch.arange(n_edges, device=device)
     slots = centre * largest + edges - first[centre]
-    slot_of_directed = torch.empty_like(slots)
-    slot_of_directed[order] = slots
+    edge_of_directed = torch.empty_like(order)
+    edge_of_directed[order] = edges
+    opposite = edge_of_directed[(order + n_pairs) % max(n_edges, 1)]
     sign = torch.where(order < n_pairs, 1.0, -1.0).to(like.dtype).unsqueeze(1)
     apart = (1.0 - torch.eye(largest, dtype=like.dtype, device=device)).unsqueeze(0)
     places = edges[:0]
@@ -60,7 +62,8 @@ def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor) -> list[Tenso
         sign,
         places,
         slots,
-        slot_of_directed[(order + n_pairs) % max(n_edges, 1)],
+        opposite,
+        slots[opposite],
         apart,
     ]
 

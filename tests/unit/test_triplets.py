@@ -57,7 +57,7 @@ def naive_triplets(index, vectors):
 def test_the_table_holds_the_triplets_of_the_loop(case):
     n_atoms, index, vectors = pairs_of(case)
     for search in (neighbourhoods, torch.jit.script(neighbourhoods)):
-        centre, neighbour, pair, sign, places, _, _, apart = search(index, n_atoms, FLOAT64)
+        centre, neighbour, pair, sign, places, _, _, _, apart = search(index, n_atoms, FLOAT64)
         largest = apart.size(2)
         edges = places if len(places) else torch.arange(len(centre))
         directed = vectors[pair] * sign
@@ -94,12 +94,13 @@ def test_the_cases_are_what_they_are_meant_to_be():
 @pytest.mark.parametrize("case", CASES)
 def test_reverse_is_the_other_direction(case):
     n_atoms, index, vectors = pairs_of(case)
-    centre, neighbour, pair, sign, _, slots, reverse, _ = neighbourhoods(index, n_atoms, FLOAT64)
+    centre, neighbour, pair, sign, _, slots, opposite, reverse, _ = neighbourhoods(index, n_atoms, FLOAT64)
     edge_at = {int(slot): edge for edge, slot in enumerate(slots)}
     assert len(edge_at) == len(centre) == 2 * index.size(1)
     directed = vectors[pair] * sign
     for edge, slot in enumerate(reverse.tolist()):
         back = edge_at[slot]
+        assert back == int(opposite[edge])
         assert back != edge
         assert (int(centre[back]), int(neighbour[back])) == (int(neighbour[edge]), int(centre[edge]))
         np.testing.assert_array_equal(directed[back], -directed[edge])
@@ -108,7 +109,7 @@ def test_reverse_is_the_other_direction(case):
 @pytest.mark.parametrize("case", CASES)
 def test_places_and_sums(case):
     n_atoms, index, _ = pairs_of(case)
-    centre, _, _, _, places, slots, _, apart = neighbourhoods(index, n_atoms, FLOAT64)
+    centre, _, _, _, places, slots, _, _, apart = neighbourhoods(index, n_atoms, FLOAT64)
     values = torch.as_tensor(np.random.default_rng(1).normal(size=(2, len(centre), 3)))
     wanted = np.zeros((2, n_atoms, 3))
     for edge, atom in enumerate(centre):
