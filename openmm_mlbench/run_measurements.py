@@ -266,6 +266,7 @@ def stable_source(run: Run, replicas: Sequence[Replica], least: int, start_ps: f
             topology.atomic_numbers,
             run.frame_interval_ps,
             topology_path=run.folder / "topology.pdb",
+            allow_partial=replica.status["state"] not in {"finished", "unstable"},
         )
         for replica in used
     ]

@@ -149,6 +149,7 @@ def open_trajectory(
     frame_interval_ps: float,
     *,
     topology_path: str | os.PathLike[str] = "the topology",
+    allow_partial: bool = False,
 ) -> TrajectoryFile:
     """Look at a trajectory file without reading its frames.
 
@@ -157,6 +158,7 @@ def open_trajectory(
         atomic_numbers: (n_atoms,) of the topology.
         frame_interval_ps: time between frames; must agree with the file where the file says it.
         topology_path: for messages.
+        allow_partial: take the whole frames of a DCD file whose end is missing, of a simulation that goes on.
 
     Raises:
         TrajectoryError: not such a file, truncated, without frames, of other atoms, or of another interval.
@@ -170,7 +172,7 @@ def open_trajectory(
         raise TrajectoryError(f"{path}: no such file; give a DCD, XTC or NetCDF trajectory")
     ending = path.suffix.lower()
     if ending == ".dcd":
-        file = _look_at_dcd(path, atomic_numbers, frame_interval_ps)
+        file = _look_at_dcd(path, atomic_numbers, frame_interval_ps, allow_partial=allow_partial)
     elif ending in _MDTRAJ_READERS:
         file = _look_with_mdtraj(path, atomic_numbers, frame_interval_ps)
     else:
@@ -237,7 +239,9 @@ def _native(head: bytes) -> bytes:
     return bytes(swapped)
 
 
-def _look_at_dcd(path: Path, numbers: NDArray[np.int64], interval_ps: float) -> tuple[int, TrajectoryFile]:
+def _look_at_dcd(
+    path: Path, numbers: NDArray[np.int64], interval_ps: float, *, allow_partial: bool
+) -> tuple[int, TrajectoryFile]:
     with open(path, "rb") as file:
         head = file.read(_HEAD_BYTES)
     dcd = _dcd_header(path, head)
@@ -245,7 +249,7 @@ def _look_at_dcd(path: Path, numbers: NDArray[np.int64], interval_ps: float) -> 
     n_whole, rest = divmod(path.stat().st_size - header.size, _record(dcd).itemsize)
     # Some writers never come back to count their frames.
     n_stated = header.n_frames or n_whole
-    if rest or n_whole != n_stated:
+    if (rest or n_whole != n_stated) and not allow_partial:
         raise TrajectoryError(
             f"{path}: its header says {header.n_frames} frames, the file holds {n_whole} and {rest} bytes more; "
             "it is truncated or still being written: finish the simulation or copy it again"

@@ -57,6 +57,49 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
     return _styled(figure, height=560)
 
 
+def plot_distributions(runs: list[dict[str, Any]], observable: str) -> "Figure | None":
+    """Distributions of all bonds, angles or dihedrals of every model over the reference; one axis for all of them."""
+    from plotly.graph_objects import Figure
+
+    drawn = [(metrics["run"]["model"], curves_of(metrics, observable)) for metrics in runs]
+    drawn = [(model, curves) for model, curves in drawn if curves]
+    if not drawn:
+        return None
+    figure = Figure()
+    black = {"color": REFERENCE_COLOUR, "width": 2.5}
+    known = [curve for name, curve in drawn[0][1].items() if name.startswith("reference ")]
+    for i, curve in enumerate(known):
+        figure.add_scatter(
+            **_seen(curve), name="reference", legendgroup="reference", showlegend=i == 0, line=black
+        )
+    for i, (model, curves) in enumerate(drawn):
+        line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
+        own = {name: curve for name, curve in curves.items() if not name.startswith("reference ")}
+        for j, (label, curve) in enumerate(own.items()):
+            figure.add_scatter(
+                **_seen(curve),
+                name=html.escape(model, quote=False),
+                legendgroup=str(i),
+                showlegend=j == 0,
+                line=line,
+                hovertext=html.escape(label, quote=False),
+            )
+    unit = "Å" if observable == "bonds" else "degrees"
+    what = {"bonds": "bond length", "angles": "angle", "dihedrals": "dihedral"}[observable]
+    figure.update_xaxes(title=f"{what} / {unit}")
+    figure.update_yaxes(
+        title=f"density / {'Å⁻¹' if observable == 'bonds' else 'degree⁻¹'}", rangemode="tozero"
+    )
+    return _styled(figure, height=420)
+
+
+def _seen(curve: dict[str, Any]) -> dict[str, Any]:
+    """The part of a curve where anything is, with a zero on either side."""
+    inside = [i for i, y in enumerate(curve["y"]) if y]
+    low, high = (max(inside[0] - 1, 0), inside[-1] + 2) if inside else (0, 0)
+    return {"x": curve["x"][low:high], "y": curve["y"][low:high]}
+
+
 def plot_parity(runs: list[dict[str, Any]], name: str) -> "Figure | None":
     """Predicted against true values on test frames: ``force parity``, eV/A, or ``energy parity``, eV."""
     from plotly.graph_objects import Figure

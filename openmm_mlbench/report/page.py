@@ -16,6 +16,7 @@ from openmm_mlbench.report.figures import (
     plot_bond_deviation,
     plot_collapse,
     plot_diffusion,
+    plot_distributions,
     plot_drifts,
     plot_free_energy,
     plot_h_r,
@@ -33,11 +34,12 @@ from openmm_mlbench.report.table import (
     columns_of,
     format_lengths,
     format_number,
+    geometry_columns_of,
     is_own_structure,
     label_columns_of,
-    label_rows,
     make_rows,
     modes_of,
+    plain_rows,
     replica_columns_of,
     systems_of,
 )
@@ -137,6 +139,8 @@ class Board:
         rows: ours, and the paper's beneath.
         label_columns: of the errors on labelled frames; none where there are no more than the leaderboard has.
         label_rows: ours.
+        geometry_columns: of bonds, angles and dihedrals; none where nothing of these was asked for.
+        geometry_rows: ours.
         has_paper: whether any row is the paper's.
         replica_columns: what any replica has a value for.
         replicas: model and replicas of each run.
@@ -147,6 +151,8 @@ class Board:
     rows: list[Row]
     label_columns: tuple[Column, ...]
     label_rows: list[Row]
+    geometry_columns: tuple[Column, ...]
+    geometry_rows: list[Row]
     has_paper: bool
     replica_columns: tuple[Heading, ...]
     replicas: list[tuple[str, list[dict[str, Any]]]]
@@ -154,13 +160,15 @@ class Board:
 
 def _board(title: str, runs: list[dict[str, Any]], notes: Notes) -> Board:
     rows = make_rows(runs, notes)
-    label_columns = label_columns_of(runs)
+    label_columns, geometry_columns = label_columns_of(runs), geometry_columns_of(runs)
     return Board(
         title=title,
         columns=columns_of(runs),
         rows=rows,
         label_columns=label_columns,
-        label_rows=label_rows(runs, label_columns, notes),
+        label_rows=plain_rows(runs, label_columns, notes),
+        geometry_columns=geometry_columns,
+        geometry_rows=plain_rows(runs, geometry_columns, notes),
         has_paper=any(row.kind == "paper" for row in rows),
         replica_columns=replica_columns_of(runs),
         replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
@@ -202,14 +210,14 @@ def render(runs: list[dict[str, Any]], out_name: str) -> str:
 
 def _every_number(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, ...]]]:
     """Model, and each result as printed: name, mode, value, floor, unit, status and note."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for measurement in metrics["measurements"]:
         for result in measurement["results"]:
             value = (
                 MISSING if result["value"] is None else format_number(result["value"], result.get("stderr"))
             )
             floor = MISSING if result.get("floor") is None else format_number(result["floor"])
-            status = result["status"].replace("_", " ")
+            status = str(result["status"]).replace("_", " ")
             rows.append(
                 (
                     str(result["name"]),
@@ -281,6 +289,16 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
                 f"Free energy along {angle}, data set {dataset}",
                 "A line for each replica, each with its minimum at 0. A bin that no hill reached has the highest "
                 "value, a lower bound.",
+            )
+        for observable, title in (
+            ("bonds", "Bond lengths"),
+            ("angles", "Bond angles"),
+            ("dihedrals", "Dihedrals"),
+        ):
+            add(
+                plot_distributions(group, observable),
+                f"{title}, data set {dataset}",
+                "Distributions over the stable part of all replicas; black: the frames of the data set.",
             )
         add(
             plot_parity(group, "force parity"),

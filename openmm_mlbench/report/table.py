@@ -38,6 +38,13 @@ ON_LABELS: tuple[Heading, ...] = (
     ("energy_mae", "Energy MAE", "meV"),
     ("energy_mae_per_atom", "Energy MAE, mean error removed", "meV/atom"),
 )
+# Distances from the reference, beyond the paper's, in a table of their own.
+GEOMETRY: tuple[Heading, ...] = (
+    ("bond_mae_", "Bonds", ""),
+    ("angle_mae_", "Angles", ""),
+    ("dihedral_mae_", "Dihedral", ""),
+    ("basin_mae_", "Basins", ""),
+)
 MODES = ("paper", "mdsim")
 ROTATIONS = ("T_rot", "T_vib")
 REPLICA_COLUMNS = ("h_r_mae", "temperature", *ROTATIONS)
@@ -163,6 +170,11 @@ def label_columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
     return tuple(found) if len(found) > 1 else ()
 
 
+def geometry_columns_of(runs: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """The columns of the table of bonds, angles and dihedrals; empty where nothing of these was asked for."""
+    return tuple(_expanded(GEOMETRY, runs))
+
+
 def _expanded(headings: Iterable[Heading], runs: list[dict[str, Any]]) -> list[Column]:
     names = dict.fromkeys(name for metrics in runs for name in results_of(metrics))
     valued = {
@@ -179,12 +191,17 @@ def _expanded(headings: Iterable[Heading], runs: list[dict[str, Any]]) -> list[C
         if name.endswith("_"):
             members = [other for other in names if other.startswith(name)]
             found += [
-                Column(name=member, heading=f"{heading} {member.removeprefix(name)}", unit=unit)
+                Column(name=member, heading=f"{heading} {_unbroken(member.removeprefix(name))}", unit=unit)
                 for member in members
             ]
         elif name in valued:
             found.append(Column(name=name, heading=heading, unit=unit))
     return found
+
+
+def _unbroken(label: str) -> str:
+    """A pair of elements that no line break parts."""
+    return label.replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _in_modes(column: Column, runs: list[dict[str, Any]]) -> list[Column]:
@@ -211,9 +228,7 @@ def _alike(name: str, metrics: dict[str, Any]) -> bool:
     """Whether both modes print the same of a result, or neither has it."""
     found = [results_of(metrics, mode).get(name) for mode in MODES]
     printed = [
-        None
-        if one is None
-        else (one["status"], *(_digits(one[key]) for key in ("value", "stderr", "floor")))
+        None if one is None else (one["status"], *(_digits(one[key]) for key in ("value", "stderr", "floor")))
         for one in found
     ]
     return printed[0] == printed[1]
@@ -271,8 +286,8 @@ def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
     return rows
 
 
-def label_rows(runs: list[dict[str, Any]], columns: tuple[Column, ...], notes: Notes) -> list[Row]:
-    """One row for each run of the table of errors on labelled frames."""
+def plain_rows(runs: list[dict[str, Any]], columns: tuple[Column, ...], notes: Notes) -> list[Row]:
+    """One row for each run, without the paper's."""
     return [
         Row(
             kind="ours",

@@ -125,7 +125,11 @@ def break_replica(replica_folder, frame):
 def test_everything_is_measured_and_written(run, reference):
     metrics = analyze(run, reference)
     assert json.loads((run / METRICS_FILE).read_text()) == metrics
-    results = results_of(metrics)
+    results = {
+        name: result
+        for name, result in results_of(metrics).items()
+        if not name.startswith(("bond_", "angle_", "dihedral_", "basin_"))
+    }
     assert set(results) == {
         "force_mae", "stability", "n_finished", "h_r_mae", "temperature", "T_rot", "T_vib", "steps_per_second",
         "ns_per_day", "s_per_million_atom_steps",

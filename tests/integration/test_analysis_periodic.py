@@ -94,7 +94,7 @@ def test_the_right_liquid_meets_its_references(tmp_path, with_references):
     assert results["diffusivity"]["n_replicas"] == 2
     page = build_report([run], tmp_path / "report.html").read_text()
     for expected in (
-        "RDF MAE Ar-Ar",
+        "RDF MAE Ar\N{NON-BREAKING HYPHEN}Ar",
         "RDF of Ar-Ar",
         "Mean squared displacement",
         "RDFs against time of argon",

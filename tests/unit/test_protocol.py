@@ -256,16 +256,21 @@ MISTAKES = {
     "unknown element": ("<Toy ", "<Plumed/><Toy ", 8, "'Plumed'.*Protocol takes .*Stability"),
     "threshold forgotten": (' threshold_A="0.5"', "", 10, "criterion bonds has no threshold_A"),
     "pairs of a bond criterion": (
-        '="bonds"',
-        '="bonds" pairs="O-O"',
+        'criterion="bonds"',
+        'criterion="bonds" pairs="O-O"',
         10,
         "belong to criterion=.rdf., not to bonds",
     ),
-    "rdf without pairs": ('="bonds"', '="rdf"', 10, "pairs.*O-O"),
-    "rdf of strange pairs": ('="bonds"', '="rdf" pairs="oxygen-H"', 10, "'oxygen-H'; wanted elements"),
+    "rdf without pairs": ('criterion="bonds"', 'criterion="rdf"', 10, "pairs.*O-O"),
+    "rdf of strange pairs": (
+        'criterion="bonds"',
+        'criterion="rdf" pairs="oxygen-H"',
+        10,
+        "'oxygen-H'; wanted elements",
+    ),
     "window that is no frames": (
-        '="bonds"',
-        '="rdf" window_ps="0.07" pairs="all"',
+        'criterion="bonds"',
+        'criterion="rdf" window_ps="0.07" pairs="all"',
         10,
         "not a whole number of frames",
     ),
@@ -293,20 +298,20 @@ MISTAKES = {
     "unknown observable": ('"h_r"', '"hr"', 14, "'hr'.*'h_r'"),
     "negative count": ('replicas="5"', 'replicas="-5"', 6, "minimum value allowed"),
     "not a number": ('timestep_fs="0.5"', 'timestep_fs="NaN"', 6, "'NaN'"),
-    "integrator that is not allowed": ("NoseHooverI", "CustomI", 19, "'NoseHooverIntegrator', 'Langevin"),
-    "unknown attribute of the integrator": ("numMTS", "numMTZ", 19, "no attribute 'numMTZ'; OpenMM writes"),
-    "missing attribute of the integrator": ('numMTS="3"', "", 19, "OpenMM cannot read .*numMTS"),
-    "integrator with text for a number": ('numMTS="3"', 'numMTS="x"', 19, "numMTS='x'"),
-    "integrator number that overflows": ('numMTS="3"', 'numMTS="99999999999"', 19, "was read by OpenMM as"),
-    "no multiple time steps": ('numMTS="3"', 'numMTS="0"', 19, "at least 1"),
-    "forces left out": ('ForceGroups="-1"', 'ForceGroups="2"', 19, "integrationForceGroups"),
+    "integrator that is not allowed": ("NoseHooverI", "CustomI", 22, "'NoseHooverIntegrator', 'Langevin"),
+    "unknown attribute of the integrator": ("numMTS", "numMTZ", 22, "no attribute 'numMTZ'; OpenMM writes"),
+    "missing attribute of the integrator": ('numMTS="3"', "", 22, "OpenMM cannot read .*numMTS"),
+    "integrator with text for a number": ('numMTS="3"', 'numMTS="x"', 22, "numMTS='x'"),
+    "integrator number that overflows": ('numMTS="3"', 'numMTS="99999999999"', 22, "was read by OpenMM as"),
+    "no multiple time steps": ('numMTS="3"', 'numMTS="0"', 22, "at least 1"),
+    "forces left out": ('ForceGroups="-1"', 'ForceGroups="2"', 22, "integrationForceGroups"),
     "another temperature": (
         'temperature_K="500"',
         'temperature_K="300"',
-        19,
+        22,
         "500 K but temperature_K is 300",
     ),
-    "another time step": ('timestep_fs="0.5"', 'timestep_fs="0.25"', 19, "0.5 fs but timestep_fs is 0.25"),
+    "another time step": ('timestep_fs="0.5"', 'timestep_fs="0.25"', 22, "0.5 fs but timestep_fs is 0.25"),
     "broken frame interval": ('fs="50"', 'fs="50.3"', 6, "50.3 fs is not a multiple of the time step 0.5 fs"),
     "broken length": (
         'length_ps="300"',
@@ -324,7 +329,7 @@ MISTAKES = {
     "child of the integrator": (
         'version="1"/>',
         'version="1"><T/></Integrator>',
-        19,
+        22,
         "content is not allowed",
     ),
     "not XML": ("</Protocol>", "</Protoco", ETHANOL.count("\n") + 1, "not well-formed"),
@@ -332,7 +337,7 @@ MISTAKES = {
     "subsystem thermostats": (
         'hasSubsystemThermostats="0"',
         'hasSubsystemThermostats="1"',
-        19,
+        22,
         "OpenMM cannot read|not supported",
     ),
 }
@@ -547,11 +552,11 @@ FIRST_VARIANT = re.search(r' *<Variant name="langevin">.*?</Variant>\n', ETHANOL
     ("inside", "message"),
     [
         ('<Run timestep_fs="0.25" length_ps="300" replicas="5" frame_interval_fs="50" checkpoint_interval_ps="5" seed="0"/>',
-         r"line 19 \(variant x\): stepSize is 0.5 fs but timestep_fs is 0.25"),
-        ('<Toy length_ps="0.07" replicas="1"/>', r"line 21 \(variant x\): toy_length_ps = 0.07 ps"),
-        ("<Toys/>", "line 21: .*'Toys'.*Variant takes Description, Structure"),
-        ('<Toy length_ps="1" replicas="1" seed="3"/>', "line 21: .*'seed'.*Toy takes length_ps, replicas"),
-        ("<Variants/>", "line 21: .*'Variants'"),
+         r"line 22 \(variant x\): stepSize is 0.5 fs but timestep_fs is 0.25"),
+        ('<Toy length_ps="0.07" replicas="1"/>', r"line 24 \(variant x\): toy_length_ps = 0.07 ps"),
+        ("<Toys/>", "line 24: .*'Toys'.*Variant takes Description, Structure"),
+        ('<Toy length_ps="1" replicas="1" seed="3"/>', "line 24: .*'seed'.*Toy takes length_ps, replicas"),
+        ("<Variants/>", "line 24: .*'Variants'"),
     ],
 )  # fmt: skip
 def test_mistakes_in_variants(inside, message, tmp_path):
@@ -563,10 +568,10 @@ def test_mistakes_in_variants(inside, message, tmp_path):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ('<Variant name="gentle"/>', "line 22: a second variant 'gentle'"),
+        ('<Variant name="gentle"/>', "line 25: a second variant 'gentle'"),
         ('<Variant name="x" without="Metadynamics">' + METADYNAMICS.replace("\n", "") + "</Variant>",
-         "line 21: variant 'x' is without Metadynamics and has one"),
-        ('<Variant name="x" without="Run"/>', "line 21: .*'Run'"),
+         "line 24: variant 'x' is without Metadynamics and has one"),
+        ('<Variant name="x" without="Run"/>', "line 24: .*'Run'"),
     ],
 )  # fmt: skip
 def test_variants_that_contradict_themselves(head, message, tmp_path):

@@ -12,8 +12,8 @@ from openmm_mlbench.report.table import (
     format_lengths,
     format_number,
     label_columns_of,
-    label_rows,
     make_rows,
+    plain_rows,
     replica_columns_of,
     systems_of,
 )
@@ -236,7 +236,10 @@ def test_what_is_alike_in_both_modes_is_one_column():
     column = next(column for column in columns_of([metrics]) if column.name == "h_r_mae")
     assert (column.mode, column.shown_mode) == ("", "both modes")
     metrics["measurements"][1]["results"][-1]["value"] = 0.081
-    assert [c.shown_mode for c in columns_of([metrics]) if c.name == "h_r_mae"] == ["mode paper", "mode mdsim"]
+    assert [c.shown_mode for c in columns_of([metrics]) if c.name == "h_r_mae"] == [
+        "mode paper",
+        "mode mdsim",
+    ]
 
 
 def test_one_mode_is_one_column_and_is_named_where_it_is_not_the_default():
@@ -296,7 +299,7 @@ def test_errors_on_labels_are_shown_where_there_are_more_than_one():
     assert [column.heading for column in columns] == [
         "Force MAE", "Force RMSE", "Force cosine", "Force MAE H", "Energy MAE, mean error removed",
     ]  # fmt: skip
-    (row,) = label_rows([full], columns, Notes())
+    (row,) = plain_rows([full], columns, Notes())
     assert [cell.text for cell in row.cells] == ["33.0", "45.0", "0.990", "20.0", "1.50"]
     assert label_columns_of([make_metrics([result("force_mae", value=33.0)])]) == ()
 
