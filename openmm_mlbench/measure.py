@@ -99,6 +99,15 @@ class _Bar:
                 progress.advance(task, chunk.n_frames)
 
 
+def _check_outputs(json: Path | None, plot: Path | None) -> None:
+    """Tell before minutes of work what could not be written after them."""
+    for path in (json, plot):
+        if path is not None and path.is_dir():
+            raise MetricError(f"{path}: is a folder; give the name of a file to write")
+    if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise MetricError(f"{plot}: cannot draw into a file of this ending; use .png, .pdf or .svg")
+
+
 def _source(
     topology: Path | None,
     trajectories: list[Path] | None,
@@ -264,6 +273,7 @@ def rdf(
     plot: PlotOption = None,
 ) -> None:
     """Radial distribution functions, coordination numbers, and the MAE against a reference."""
+    _check_outputs(json, plot)
     import numpy as np
 
     from openmm_mlbench.measurements import measure_rdf
@@ -315,6 +325,7 @@ def distances(
     plot: PlotOption = None,
 ) -> None:
     """Distribution of interatomic distances h(r) of a whole molecule, and its MAE against a reference."""
+    _check_outputs(json, plot)
     from openmm_mlbench.measurements import measure_distances
 
     source = _source(topology, trajectory, frame_interval, start, stop)
@@ -373,6 +384,7 @@ def diffusivity(
     plot: PlotOption = None,
 ) -> None:
     """Diffusivity from the mean squared displacement, in 1e-9 m2/s."""
+    _check_outputs(json, plot)
     from openmm_mlbench.measurements import DiffusivityOptions, measure_diffusivity
 
     source = _source(topology, trajectory, frame_interval, start, stop)
@@ -428,6 +440,7 @@ def stability(
     plot: PlotOption = None,
 ) -> None:
     """How long the system stays physical, by its bonds or by RDFs of short windows."""
+    _check_outputs(json, plot)
     from openmm_mlbench.metrics.rdf_stability import WATER_THRESHOLD
     from openmm_mlbench.stability_measurement import (
         BOND_THRESHOLD_A,
@@ -436,7 +449,8 @@ def stability(
     )
 
     source = _source(topology, trajectory, frame_interval, start, stop)
-    known = _reference(reference, reference_interval, source, "rdf", mode)
+    observable = "h_r" if pairs is None else "rdf"
+    known = _reference(reference, reference_interval, source, observable, mode)
     limit = None if threshold is None else parse_length(threshold, "threshold")
     if limit is not None and limit <= 0:
         raise MetricError(f"threshold {threshold!r}; wanted a length above zero, like 0.5A")
@@ -478,6 +492,7 @@ def bonds(
     plot: PlotOption = None,
 ) -> None:
     """Bond lengths by pair of elements: distribution, mean and width, and their distance to a reference."""
+    _check_outputs(json, plot)
     from openmm_mlbench.geometry_measurement import measure_bonds
 
     source = _source(topology, trajectory, frame_interval, start, stop)
@@ -506,6 +521,7 @@ def angles(
     plot: PlotOption = None,
 ) -> None:
     """Bond angles by their elements, H-O-H of water for one: distribution, mean and width."""
+    _check_outputs(json, plot)
     from openmm_mlbench.geometry_measurement import measure_angles
 
     source = _source(topology, trajectory, frame_interval, start, stop)
@@ -552,6 +568,7 @@ def dihedrals(
     plot: PlotOption = None,
 ) -> None:
     """Dihedral angles: distribution, and the share of time in each basin."""
+    _check_outputs(json, plot)
     from openmm_mlbench import geometry_measurement as work
 
     source = _source(topology, trajectory, frame_interval, start, stop)
@@ -635,6 +652,7 @@ def free_energy(
     plot: PlotOption = None,
 ) -> None:
     """Free energy along two dihedrals, from hills, from a COLVAR by reweighting, or from an unbiased trajectory."""
+    _check_outputs(json, plot)
     from openmm_mlbench import free_energy_measurement as work
     from openmm_mlbench.measurements import Source
     from openmm_mlbench.metrics.free_energy import write_fes
@@ -745,6 +763,7 @@ def drift(
     plot: PlotOption = None,
 ) -> None:
     """Drift of the total energy of an NVE run, per atom and ps, apart from its oscillation."""
+    _check_outputs(json, plot)
     from openmm_mlbench.log_measurements import measure_drift
     from openmm_mlbench.selections import load_topology
 
@@ -774,6 +793,7 @@ def temperature(
     plot: PlotOption = None,
 ) -> None:
     """Mean temperature, and its fluctuation against the canonical one."""
+    _check_outputs(json, plot)
     from openmm_mlbench.log_measurements import measure_temperature
     from openmm_mlbench.selections import load_topology
 

@@ -1,7 +1,7 @@
 """From files to measurements: each function reads trajectories in chunks and returns numbers, curves and a drawing."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,10 +250,28 @@ def axes_of(path: Path, record: dict[str, Any], name: str) -> tuple[NDArray[np.f
 
 
 def _reference_from_json(
-    path: Path, observable: str, label: str, edges_A: NDArray[np.float64], mode: str
+    path: Path,
+    observable: str,
+    label: str,
+    edges_A: NDArray[np.float64],
+    mode: str,
+    same: Mapping[str, Any] | None = None,
 ) -> BinnedReference:
-    """A reference from the JSON of an earlier measurement, with its blocks where it had enough frames for them."""
+    """A reference from the JSON of an earlier measurement, with its blocks where it had enough frames for them.
+
+    ``same`` are inputs that must be equal, where the earlier measurement names them.
+    """
     record = read_measurement(path, observable, mode)
+    for name, value in (same or {}).items():
+        found = record["inputs"].get(name, value)
+        if found != value:
+            raise MetricError(
+                f"{path}: has {name} {found}, the measurement {value}; compare what was measured alike"
+            )
+    # g(r) of H around O is that of O around H.
+    turned = "-".join(reversed(label.split("-")))
+    if label not in record["curves"] and turned in record["curves"]:
+        label = turned
     centres, values = axes_of(path, record, label)
     check_grid(path, centres, (edges_A[1:] + edges_A[:-1]) / 2)
     names = [f"{label} block {k}" for k in range(1, N_BLOCKS + 1)]
@@ -271,10 +289,32 @@ def _reference_from_json(
 
 
 def references_from_json(
-    path: Path, pairs: Sequence[AtomPairs], edges_A: NDArray[np.float64], mode: str
+    path: Path,
+    pairs: Sequence[AtomPairs],
+    edges_A: NDArray[np.float64],
+    mode: str,
+    *,
+    intramolecular: bool = True,
 ) -> list[BinnedReference]:
     """The RDFs of these pairs in the JSON of ``measure rdf``."""
-    return [_reference_from_json(path, "rdf", pair.label, edges_A, mode) for pair in pairs]
+    same = {"intramolecular": intramolecular}
+    return [_reference_from_json(path, "rdf", pair.label, edges_A, mode, same) for pair in pairs]
+
+
+# More bins than any figure shows; beyond, their sums fill the memory.
+MAX_BINS = 20_000
+
+
+def check_bins(n_bins: int, r_max_A: float) -> None:
+    """Refuse what makes no bins.
+
+    Raises:
+        MetricError: too few or too many, or they end at zero or below.
+    """
+    if not (1 <= n_bins <= MAX_BINS and math.isfinite(r_max_A) and r_max_A > 0):
+        raise MetricError(
+            f"{n_bins} bins up to {r_max_A:g} A; wanted 1 to {MAX_BINS}, up to a distance above zero"
+        )
 
 
 def check_grid(path: Path, found: NDArray[np.float64], wanted: NDArray[np.float64]) -> None:
@@ -347,6 +387,7 @@ def measure_rdf(
         cutoff_A: radius of the coordination numbers; where None the first minimum of the reference, else r_max_A.
     """
     check_mode(mode)
+    check_bins(n_bins, r_max_A)
     if cutoff_A is not None and not 0 < cutoff_A <= r_max_A:
         raise MetricError(
             f"coordination cutoff {cutoff_A:g} A; wanted above 0 and at most r_max, {r_max_A:g} A"
@@ -357,7 +398,7 @@ def measure_rdf(
     # A reference that does not fit should be told before minutes of counting.
     references: list[BinnedReference | None] = [None] * len(pairs)
     if isinstance(reference, Path):
-        references = [*references_from_json(reference, pairs, edges, mode)]
+        references = [*references_from_json(reference, pairs, edges, mode, intramolecular=intramolecular)]
     replicas = [count_rdfs(source, file, pairs, **options) for file in source.files]
     if isinstance(reference, Source):
         counted = count_rdfs(reference, reference.files[0], pairs, **options)
@@ -469,12 +510,7 @@ def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: f
     coordination = result_over_replicas(
         f"coordination_{label}",
         "1",
-        [
-            Estimate(
-                value=float(rdf.coordination[inside]) if inside >= 0 else 0.0, stderr=None, n=rdf.n_frames
-            )
-            for rdf in rdfs
-        ],
+        [_coordination(rdf, inside) for rdf in rdfs],
         n_frames=n_frames,
         note=f"atoms within {upper:g} A{why}",
     )
@@ -495,6 +531,19 @@ def _rdf_results(rdfs: list[RDF], reference: BinnedReference | None, cutoff_A: f
     lengths = [rdf.length_ps for rdf in rdfs]
     floor = reference.floor(float(np.mean(lengths)), round(n_frames / len(rdfs)))
     return [_mae_result(name, "A", estimates, floor, n_frames), coordination]
+
+
+def _coordination(rdf: RDF, last_bin: int) -> Estimate:
+    """Atoms around one atom up to the end of a bin, with its error over blocks of frames."""
+    if last_bin < 0:
+        return Estimate(value=0.0, stderr=None, n=rdf.n_frames, note="within less than one bin")
+    counted = float(rdf.counts.sum())
+    # Segments weigh counts by the volume; its mean turns them back.
+    scale = counted / float(rdf.segments[:, :-1].sum()) / rdf.n_a if counted else 0.0
+    sums = np.stack([rdf.segments[:, : last_bin + 1].sum(axis=1) * scale, rdf.segments[:, -1]], axis=1)
+    spread = score_with_jackknife(sums, lambda total: float(total[0] / total[1]), rdf.n_frames)
+    value = float(rdf.coordination[last_bin])
+    return Estimate(value=value, stderr=spread.stderr, n=rdf.n_frames, note=spread.note)
 
 
 def _mae_result(
@@ -566,13 +615,14 @@ def measure_distances(
         reference: trajectories, the JSON of an earlier measurement or a reference of a data set.
     """
     check_mode(mode)
+    check_bins(n_bins, r_max_A)
     if len(atoms) < 2:
         raise MetricError(f"{len(atoms)} atom selected; a distance wants two")
     edges = np.linspace(R_MIN_A, r_max_A, n_bins + 1)
     centres = histogram_bin_centres(n_bins, R_MIN_A, r_max_A)
     known: BinnedReference | None = None
     if isinstance(reference, Path):
-        known = _h_r_reference(reference, edges, mode)
+        known = _h_r_reference(reference, edges, mode, len(atoms))
     replicas = [_h_r_segments(source, file, atoms, n_bins, r_max_A, mode) for file in source.files]
     if isinstance(reference, Source):
         file = reference.files[0]
@@ -641,14 +691,15 @@ def measure_distances(
     return Measured(measurement=measurement, draw=draw)
 
 
-def _h_r_reference(path: Path, edges_A: NDArray[np.float64], mode: str) -> BinnedReference:
+def _h_r_reference(path: Path, edges_A: NDArray[np.float64], mode: str, n_atoms: int) -> BinnedReference:
     try:
         record = read_json(path)
     except MLBenchError as error:
         raise MetricError(str(error)) from error
     if isinstance(record, dict) and "observable" in record:
-        return _reference_from_json(path, "distances", "h", edges_A, mode)
+        return _reference_from_json(path, "distances", "h", edges_A, mode, {"n_atoms": n_atoms})
     of_data_set = Reference.load(path)
+    check_molecule(path, of_data_set, n_atoms)
 
     def floor(length_ps: float, n_frames: int) -> Floor | None:
         found = of_data_set.noise_floor(length_ps, n_frames)
@@ -713,13 +764,15 @@ def measure_diffusivity(
         reference: a longer trajectory of the same topology, or the JSON of an earlier measurement.
     """
     check_mode(options.mode)
+    if options.lag_ps is not None and options.lag_ps <= 0:
+        raise MetricError(f"lag {options.lag_ps:g} ps; wanted a time above zero")
     if options.lag_ps is not None and options.fit_ps is not None:
         raise MetricError("both a lag and a fit window were given; give one of --lag and --fit")
     if options.mode == "mdsim" and (options.fit_ps is not None or not options.remove_drift):
         raise MetricError(
             "mode mdsim knows one fixed lag with drift removed; use mode paper for anything else"
         )
-    expected = None if reference is None else _diffusivity_reference(reference, atoms, options)
+    expected = None if reference is None else _diffusivity_reference(source, reference, atoms, options)
     found = [_diffusivity_of(source, file, atoms, options) for file in source.files]
     good = [one for one in found if isinstance(one, diffusion.Diffusivity)]
     reasons = join_notes(*(one for one in found if isinstance(one, str)))
@@ -753,6 +806,7 @@ def measure_diffusivity(
         inputs=source.inputs()
         | {
             "n_tracked": len(atoms),
+            "tracked_elements": _elements_of(source, atoms),
             "remove_drift": options.remove_drift,
             "unwrap": options.unwrap,
             "lag_ps": options.lag_ps,
@@ -803,16 +857,27 @@ def _expected_difference(stderr: float | None) -> float | None:
     return None if stderr is None else stderr * float(np.sqrt(2 / np.pi))
 
 
+def _elements_of(source: Source, atoms: NDArray[np.int64]) -> list[str]:
+    from ase.data import chemical_symbols
+
+    return [chemical_symbols[int(number)] for number in np.unique(source.topology.atomic_numbers[atoms])]
+
+
 def _diffusivity_reference(
-    reference: "Source | Path", atoms: NDArray[np.int64], options: DiffusivityOptions
+    source: Source, reference: "Source | Path", atoms: NDArray[np.int64], options: DiffusivityOptions
 ) -> Estimate:
     if isinstance(reference, Source):
         found = _diffusivity_of(reference, reference.files[0], atoms, options)
         if isinstance(found, str):
             raise MetricError(f"{reference.files[0].path}: the reference has no diffusivity: {found}")
-        estimate, source = found.estimate, str(reference.files[0].path)
-        return Estimate(value=estimate.value, stderr=estimate.stderr, n=estimate.n, note=source)
+        estimate, of = found.estimate, str(reference.files[0].path)
+        return Estimate(value=estimate.value, stderr=estimate.stderr, n=estimate.n, note=of)
     record = read_measurement(reference, "diffusivity", options.mode)
+    tracked, elements = record["inputs"].get("tracked_elements"), _elements_of(source, atoms)
+    if tracked is not None and tracked != elements:
+        raise MetricError(
+            f"{reference}: tracks {', '.join(tracked)}, the measurement {', '.join(elements)}; give the same --select"
+        )
     values = [result for result in record["results"] if result.get("name") == "diffusivity"]
     if not values or values[0].get("value") is None:
         raise MetricError(f"{reference}: has no diffusivity; measure a longer reference")

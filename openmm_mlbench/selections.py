@@ -1,6 +1,7 @@
 """Which atoms a measurement is about: topologies, mdtraj's selection language, pairs of elements, molecules."""
 
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,12 @@ from numpy.typing import NDArray
 from openmm_mlbench.errors import MetricError, TrajectoryError
 from openmm_mlbench.metrics.rdf import AtomPairs
 from openmm_mlbench.units import ANGSTROM_PER_NM
+
+# Words of mdtraj's language that compare with something, with nothing behind them.
+_WITHOUT_VALUE = re.compile(
+    r"\b(element|symbol|name|type|mass|radius|charge|resname|resn|resid|resi|residue|resSeq|index|chainid|code|rescode"
+    r"|resc|n_bonds|segment_id|segname)\s*(?=$|\)|\band\b|\bor\b|&|\|)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,10 @@ class MeasuredTopology:
         Raises:
             MetricError: the text is no selection, or names no atom.
         """
+        bare = _WITHOUT_VALUE.search(text)
+        if bare:
+            # mdtraj takes it for "all".
+            raise MetricError(f"selection {text!r}: {bare[1]} wants a value; write 'element O', for example")
         try:
             with warnings.catch_warnings():
                 # Its parser builds syntax trees in a way that newer Pythons call old.

@@ -14,6 +14,8 @@ from openmm_mlbench.measurements import (
     Measured,
     Source,
     all_finite,
+    check_bins,
+    check_molecule,
     count_rdfs,
     curve,
     references_from_json,
@@ -48,10 +50,7 @@ def _bonds_and_lengths(
     """Bonds, their equilibrium lengths in A, and where both come from."""
     if isinstance(reference, Path):
         known = Reference.load(reference)
-        if len(known.bonds) and known.bonds.max() >= source.topology.n_atoms:
-            raise MetricError(
-                f"{reference}: is of other atoms than {source.topology.path}; give this molecule's"
-            )
+        check_molecule(reference, known, source.topology.n_atoms)
         return known.bonds, known.bond_lengths_A, f"bonds and mean lengths of {reference}"
     first = source.files[0].read(0, 1)
     if not np.isfinite(first.positions_nm).all():
@@ -139,6 +138,9 @@ def measure_rdf_stability(
         reference: a trajectory, or the JSON of ``measure rdf``.
     """
     check_mode(mode)
+    check_bins(n_bins, r_max_A)
+    if not window_ps > 0:
+        raise MetricError(f"window {window_ps:g} ps; wanted a time above zero, like 1ps")
     edges = np.linspace(0.0, r_max_A, n_bins + 1)
     survivals: list[Survival] = []
     curves: dict[str, Curve] = {}

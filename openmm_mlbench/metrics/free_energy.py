@@ -230,6 +230,8 @@ def read_plumed(path: str | os.PathLike[str]) -> PlumedTable:
             cut_off = number == len(lines) and not text.endswith("\n")
             if values is not None and len(values) == len(fields) and not cut_off:
                 rows.append(values)
+            elif not fields:
+                break
             elif not cut_off:
                 raise MetricError(f"{path} line {number}: not {len(fields)} numbers; the file is damaged")
     if not fields:

@@ -51,6 +51,10 @@ def files(tmp_path_factory):
     trajectory.atom_slice(np.arange(6)).save_dcd(folder / "other-atoms.dcd")
     whole = (folder / "run.dcd").read_bytes()
     (folder / "cut.dcd").write_bytes(whole[:-100])
+    (folder / "text.dcd").write_text("hello\n")
+    (folder / "empty.dcd").write_bytes(b"")
+    for ending in ("nc", "xtc"):
+        (folder / f"cut.{ending}").write_bytes((folder / f"run.{ending}").read_bytes()[:-300])
     # A header that tells 0.5 fs and a frame every 100 steps.
     head = bytearray(whole)
     struct.pack_into("<iii", head, 8, N_FRAMES, 100, 100)
@@ -185,10 +189,84 @@ def test_a_run_too_short_for_its_lag_says_so(files, tmp_path):
         ("distances", ["--select", "element N"], "run.dcd", "0.1ps", "names no atom"),
         ("diffusivity", ["--lag", "1ps", "--fit", "1ps:2ps"], "run.dcd", "0.1ps", "give one of"),
         ("diffusivity", [], "nan.dcd", "0.1ps", "3 ps holds NaN"),
+        ("rdf", ["--pairs", "O-O"], "run.dcd", "0ps", "above zero"),
+        ("rdf", ["--pairs", "O-O"], "run.dcd", "soon", "wanted a number with its unit"),
+        ("rdf", ["--pairs", "O-O", "--bins", "0"], "run.dcd", "0.1ps", "0 bins up to 6 A"),
+        ("rdf", ["--pairs", "O-O", "--bins", "-5"], "run.dcd", "0.1ps", "-5 bins up to 6 A"),
+        ("rdf", ["--pairs", "O-O", "--bins", "100000000"], "run.dcd", "0.1ps", "wanted 1 to 20000"),
+        ("rdf", ["--pairs", "O-O", "--r-max", "0"], "run.dcd", "0.1ps", "500 bins up to 0 A"),
+        ("rdf", ["--pairs", "O-O", "--r-max", "-3nm"], "run.dcd", "0.1ps", "up to a distance above zero"),
+        ("rdf", ["--pairs", "O-O", "--plot", "a.txt"], "run.dcd", "0.1ps", "use .png, .pdf or .svg"),
+        ("rdf", ["--pairs", "O-O", "--json", "."], "run.dcd", "0.1ps", "is a folder"),
+        (
+            "rdf",
+            ["--pairs", "O-O", "--reference", "nothing"],
+            "run.dcd",
+            "0.1ps",
+            "neither a file nor a data set",
+        ),
+        ("rdf", ["--pairs", "O-O", "--reference", "ethanol"], "run.dcd", "0.1ps", "ships no rdf reference"),
+        ("distances", ["--bins", "0"], "run.dcd", "0.1ps", "0 bins up to 10 A"),
+        ("distances", ["--bins", "-1"], "run.dcd", "0.1ps", "-1 bins up to 10 A"),
+        ("distances", ["--select", "index 0"], "run.dcd", "0.1ps", "1 atom selected"),
+        ("distances", ["--reference", "ethanol"], "run.dcd", "0.1ps", "36 pairs of atoms in a frame"),
+        ("diffusivity", ["--select", "element"], "run.dcd", "0.1ps", "element wants a value"),
+        ("diffusivity", ["--select", "index 0 and name"], "run.dcd", "0.1ps", "name wants a value"),
+        ("diffusivity", ["--select", ""], "run.dcd", "0.1ps", "not in mdtraj's language"),
+        ("diffusivity", ["--select", "index 0"], "run.dcd", "0.1ps", "one tracked atom"),
+        ("diffusivity", ["--lag", "-1ps"], "run.dcd", "0.1ps", "lag -1 ps; wanted a time above zero"),
+        ("diffusivity", ["--lag", "0ps"], "run.dcd", "0.1ps", "lag 0 ps; wanted a time above zero"),
+        ("diffusivity", ["--fit", "2ps"], "run.dcd", "0.1ps", "wanted two times"),
+        ("diffusivity", ["--viscosity", "0"], "run.dcd", "0.1ps", "wanted both above zero"),
+        (
+            "diffusivity",
+            ["--mode", "mdsim", "--lag", "1ps", "--stride", "0ps"],
+            "run.dcd",
+            "0.1ps",
+            "stride 0 ps",
+        ),
+        (
+            "stability",
+            ["--pairs", "O-O", "--window", "0ps", "--reference", "run.xtc"],
+            "run.dcd",
+            "0.1ps",
+            "window 0 ps",
+        ),
+        (
+            "stability",
+            ["--pairs", "O-O", "--window", "90ps", "--reference", "run.xtc"],
+            "run.dcd",
+            "0.1ps",
+            "a window of 90 ps wants",
+        ),
+        ("stability", ["--reference", "ethanol"], "run.dcd", "0.1ps", "36 pairs of atoms in a frame"),
+        ("bonds", ["--bins", "0"], "run.dcd", "0.1ps", "0 bins up to 3.0 A"),
+        ("bonds", ["--select", "index 0"], "run.dcd", "0.1ps", "no bond within the 1 selected atoms"),
+        ("bonds", [], "nan.dcd", "0.1ps", "3 ps holds NaN"),
+        ("angles", ["--bins", "0"], "run.dcd", "0.1ps", "0 bins"),
+        ("angles", ["--select", "index 0 1"], "run.dcd", "0.1ps", "no atom has two bonds"),
+        ("dihedrals", [], "run.dcd", "0.1ps", "no bond that turns"),
+        ("dihedrals", ["--dihedral", "0,1,2"], "run.dcd", "0.1ps", "wanted four 0-based atom indices"),
+        ("dihedrals", ["--dihedral", "0,1,2,600"], "run.dcd", "0.1ps", "indices below 60"),
+        (
+            "dihedrals",
+            ["--dihedral", "0,1,2,3", "--basins", "a=1"],
+            "run.dcd",
+            "0.1ps",
+            "wanted a name and two angles",
+        ),
+        ("dihedrals", ["--basins", "a=1:2"], "run.dcd", "0.1ps", "of dihedrals that are given"),
+        ("rdf", ["--pairs", "O-O"], "text.dcd", "0.1ps", "not a DCD file"),
+        ("rdf", ["--pairs", "O-O"], "empty.dcd", "0.1ps", "not a DCD file"),
+        ("rdf", ["--pairs", "O-O"], "cut.nc", "0.1ps", "truncated"),
+        ("rdf", ["--pairs", "O-O"], "cut.xtc", "0.1ps", "truncated within its last frame"),
+        ("rdf", ["--pairs", "O-O", "--reference", "other-atoms.dcd"], "run.dcd", "0.1ps", "6 atoms, but"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(files, capsys, what, arguments, trajectory, interval, wanted):
-    assert measure(files, what, *arguments, trajectory=trajectory, interval=interval) == 2
+    there = {"run.xtc", "other-atoms.dcd"}
+    given = [files / word if word in there else word for word in arguments]
+    assert measure(files, what, *given, trajectory=trajectory, interval=interval) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     assert wanted in line
@@ -199,6 +277,65 @@ def test_reference_on_another_grid(files, tmp_path, capsys):
     assert measure(files, "rdf", "--pairs", "O-O", "--bins", "50", "--json", out) == 0
     assert measure(files, "rdf", "--pairs", "O-O", "--bins", "60", "--reference", out) == 2
     assert "the reference has 50 bins" in capsys.readouterr().err
+
+
+def test_reference_that_was_measured_otherwise(files, tmp_path, capsys):
+    out = tmp_path / "a.json"
+    assert measure(files, "rdf", "--pairs", "O-H", "--json", out) == 0
+    for arguments, wanted in (
+        (("rdf", "--pairs", "O-H", "--no-intramolecular"), "has intramolecular True"),
+        (("rdf", "--pairs", "O-H", "--mode", "mdsim"), "is of mode paper"),
+        (("rdf", "--pairs", "O-O"), "has no curve O-O"),
+        (("distances",), "holds 'rdf'"),
+        (("bonds",), "holds 'rdf'"),
+    ):
+        assert measure(files, *arguments, "--reference", out) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert wanted in line
+    # The same function of r, named the other way round.
+    assert measure(files, "rdf", "--pairs", "H-O", "--reference", out, "--json", tmp_path / "b.json") == 0
+    assert by_name(content(tmp_path / "b.json"))["rdf_mae_H-O"]["value"] == pytest.approx(0, abs=1e-9)
+    assert measure(files, "diffusivity", "--select", "element O", "--lag", "1ps", "--json", out) == 0
+    assert measure(files, "diffusivity", "--select", "element H", "--lag", "1ps", "--reference", out) == 2
+    assert "tracks O, the measurement H" in capsys.readouterr().err
+    assert measure(files, "bonds", "--json", out) == 0
+    assert measure(files, "bonds", "--bins", "100", "--reference", out) == 2
+    assert "O-H has n_bins 300, the measurement 100" in capsys.readouterr().err
+
+
+def test_bonds_and_angles_of_water(files, tmp_path):
+    out, figure = tmp_path / "a.json", tmp_path / "a.png"
+    given = ("--reference", files / "run.xtc", "--json", out, "--plot", figure)
+    assert measure(files, "bonds", *given) == 0
+    record, results = content(out), by_name(content(out))
+    assert results["bond_mean_O-H"]["value"] == pytest.approx((1 + np.hypot(0.3, 0.95)) / 2, abs=1e-3)
+    assert results["bond_mae_O-H"]["unit"] == "1"
+    assert record["inputs"]["n_coordinates"] == {"O-H": 40}
+    assert measure(files, "bonds", "--reference", out, "--json", tmp_path / "b.json") == 0
+    again = by_name(content(tmp_path / "b.json"))
+    assert again["bond_mae_O-H"]["value"] == pytest.approx(0, abs=1e-9)
+    assert again["bond_mean_error_O-H"]["value"] == pytest.approx(0, abs=1e-9)
+    assert measure(files, "angles", *given) == 0
+    angle = by_name(content(out))["angle_mean_H-O-H"]
+    assert angle["value"] == pytest.approx(90 + np.degrees(np.arctan2(0.03, 0.095)), abs=0.01)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_basins_of_given_dihedrals(files, tmp_path):
+    """A dihedral over two molecules, for want of one inside: its basins as given, its shares sum to 1."""
+    out = tmp_path / "a.json"
+    basins = ("--dihedral", "here=1,0,3,4", "--basins", "one=0:180,other=180:360")
+    assert measure(files, "dihedrals", *basins, "--json", out, "--plot", tmp_path / "a.png") == 0
+    results = by_name(content(out))
+    assert results["basin_here_one"]["value"] + results["basin_here_other"]["value"] == pytest.approx(1)
+    assert results["dihedral_mae_here"]["status"] == "no_reference"
+    again = tmp_path / "b.json"
+    assert measure(files, "dihedrals", *basins, "--reference", out, "--json", again) == 0
+    assert by_name(content(again))["basin_mae_here"]["value"] == 0
+    backbone = ("--phi", "1,0,3,4", "--psi", "0,3,4,5")
+    assert measure(files, "dihedrals", *backbone, "--json", out) == 0
+    states = [r["value"] for name, r in by_name(content(out)).items() if name.startswith("basin_phi-psi")]
+    assert sum(states) == pytest.approx(1)
 
 
 def test_one_frame(files, tmp_path):

@@ -193,7 +193,7 @@ def test_share_of_time_in_each_basin():
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("nothing here\n", "line 1: not 0 numbers"),
+        ("nothing here\n", "no line .#! FIELDS"),
         ("#! FIELDS time phi psi\n", "holds no rows"),
         ("#! FIELDS time phi psi\n1 2 3\n1 2\n1 2 3\n", "line 3: not 3 numbers"),
         ("#! FIELDS time phi psi\n1 2 3\n", "no column"),
