@@ -691,6 +691,22 @@ def measure_distances(
     return Measured(measurement=measurement, draw=draw)
 
 
+def check_molecule(path: Path, reference: Reference, n_atoms: int) -> None:
+    """Refuse the reference of a molecule of another size.
+
+    Raises:
+        MetricError: its frames hold another number of pairs of atoms.
+    """
+    n_pairs = n_atoms * (n_atoms - 1) // 2
+    known = float(reference.blocks.sum()) / reference.n_frames
+    # A few pairs of broken frames may lie beyond its last bin.
+    if not 0.99 * n_pairs <= known <= 1.01 * n_pairs:
+        raise MetricError(
+            f"{path}: has {known:.4g} pairs of atoms in a frame, the measurement {n_pairs}; give the reference of this "
+            "molecule, or select its atoms"
+        )
+
+
 def _h_r_reference(path: Path, edges_A: NDArray[np.float64], mode: str, n_atoms: int) -> BinnedReference:
     try:
         record = read_json(path)
