@@ -69,17 +69,22 @@ def open_pairs(positions: Tensor, cutoff: float, dense_limit: int = 600) -> tupl
     return pair_index[:, kept], vectors[kept]
 
 
+def _face_normals(cell: Tensor) -> Tensor:
+    """Cross products b x c, c x a, a x b of a cell with lattice vectors a, b, c in rows."""
+    following = torch.stack([cell[1], cell[2], cell[0]])
+    return torch.linalg.cross(following, torch.stack([cell[2], cell[0], cell[1]]))
+
+
+def inverse_cell(cell: Tensor) -> Tensor:
+    """Inverse (3, 3); unlike ``torch.linalg.inv`` it does not wait for a GPU to say that it succeeded."""
+    normals = _face_normals(cell)
+    return normals.t() / (cell[0] * normals[0]).sum()
+
+
 def cell_heights(cell: Tensor) -> Tensor:
     """Distances (3,) between opposite faces of a cell with lattice vectors in rows."""
-    volume = torch.linalg.det(cell).abs()
-    normals = torch.stack(
-        [
-            torch.linalg.cross(cell[1], cell[2]),
-            torch.linalg.cross(cell[2], cell[0]),
-            torch.linalg.cross(cell[0], cell[1]),
-        ]
-    )
-    return volume / torch.linalg.vector_norm(normals, dim=1)
+    normals = _face_normals(cell)
+    return (cell[0] * normals[0]).sum().abs() / torch.linalg.vector_norm(normals, dim=1)
 
 
 def half_shifts(heights: Tensor, cutoff: float) -> Tensor:
@@ -119,8 +124,7 @@ def periodic_pairs(
         return cell_list_pairs(positions, cell, cutoff)
     base = all_pairs(n_atoms, positions.device)
     vectors = positions[base[1]] - positions[base[0]]
-    inverse = torch.linalg.inv(cell)
-    vectors = vectors - torch.round(vectors @ inverse) @ cell
+    vectors = vectors - torch.round(vectors @ inverse_cell(cell)) @ cell
     shifts = half_shifts(cell_heights(cell), cutoff)
     n_shifts = shifts.size(0)
     limit = cutoff * cutoff
@@ -170,7 +174,7 @@ def cell_list_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Ten
     most = int(float(n_atoms) ** (1.0 / 3.0)) + 1
     n_bins = torch.floor(heights / cutoff).to(torch.long).clamp(1, most)
     reach: list[int] = torch.ceil(cutoff * n_bins / heights).to(torch.long).tolist()
-    fractions = positions @ torch.linalg.inv(cell)
+    fractions = positions @ inverse_cell(cell)
     whole = torch.floor(fractions)
     wrapped = positions - whole @ cell
     bins = ((fractions - whole) * n_bins).to(torch.long)
