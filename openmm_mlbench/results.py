@@ -1,5 +1,6 @@
 """The one shape of machine-readable output (see docs/results.md)."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ STATUSES = ("ok", "unstable", "censored", "too_short", "no_reference", "unsuppor
 class Result:
     """One number with its status, standard error, unit and noise floor.
 
-    ``value`` is None exactly when the status says that there is none.
+    ``value`` is None where the status says that there is none; a value that is said to be one and is no finite number
+    makes the result ``failed``.
     """
 
     name: str
@@ -31,6 +33,11 @@ class Result:
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise MetricError(f"status {self.status!r} of {self.name} is not one of {', '.join(STATUSES)}")
+        finite = self.value is not None and math.isfinite(self.value)
+        if self.status in ("ok", "censored") and not finite:
+            note = "; ".join(filter(None, (f"the value is {self.value}, no finite number", self.note)))
+            for key, value in (("status", "failed"), ("value", None), ("note", note)):
+                object.__setattr__(self, key, value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,9 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     """
     path = Path(folder)
     if not (path / RUN_FILE).is_file():
-        raise MetricError(f"{path}: holds no {RUN_FILE}; give a folder that `openmm-mlbench simulate` wrote")
+        raise MetricError(
+            f"{path}: holds no {RUN_FILE}; give a folder that `openmm-mlbench simulate` wrote, or `measure` the files of other programs"
+        )
     topology = read_topology(path / "topology.pdb")
     try:
         record = read_json(path / RUN_FILE)

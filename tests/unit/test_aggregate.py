@@ -14,6 +14,7 @@ from openmm_mlbench.metrics.aggregate import (
     statistical_inefficiency,
 )
 from openmm_mlbench.metrics.speed import compute_speed, speed_results
+from openmm_mlbench.results import Result
 
 
 def autoregressive(rng, n, phi):
@@ -117,3 +118,12 @@ def test_speed_over_replicas():
     assert "no standard error" in speed_results([500.0], 0.5, 9)[1].note
     with pytest.raises(MetricError, match="above zero"):
         compute_speed(100.0, 0.0, 9)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+@pytest.mark.parametrize("status", ["ok", "censored"])
+def test_what_is_no_number_is_never_ok(value, status):
+    result = Result(name="x", status=status, unit="1", value=value, note="why")
+    assert (result.status, result.value) == ("failed", None)
+    assert result.note == f"the value is {value}, no finite number; why"
+    assert Result(name="x", status="too_short", unit="1").status == "too_short"
