@@ -30,7 +30,14 @@ TINY = {
     "dimenet": {"hidden": 32, "blocks": 2, "bilinear": 4, "spherical": 4, "radial": 4},
     "gemnet-t": _GEMNET,
     "gemnet-dt": _GEMNET,
-    "nequip": {"l_max": 2, "features": 4, "layers": 4, "radial_width": 8, "bessels": 5},
+    "nequip": {
+        "l_max": 2,
+        "features": 4,
+        "layers": 4,
+        "radial_width": 8,
+        "bessels": 5,
+        "rescale_species": True,
+    },
     "forcenet": {"hidden": 16, "decoder": 12, "interactions": 2, "frequencies": 10},
 }
 # X-H bonds of ethanol, A.

@@ -124,7 +124,7 @@ class _Mixing(nn.Module):
     def forward(self, messages: list[Tensor], features: list[Tensor], species: Tensor) -> Tensor:
         """(n_atoms, 2 l + 1, width) from messages (n_paths, n_atoms, 2 l + 1, channels) of each group."""
         parts = [messages[group].permute(1, 2, 0, 3) for group in self.groups]
-        weight = self.weight
+        weight: Tensor = self.weight
         if self.own >= 0:
             own = (species * self.own_factor).view(species.size(0), 1, -1, 1)
             parts.append(own * features[self.own].unsqueeze(2))
@@ -288,6 +288,7 @@ class NequIP(Network):
         radial_layers: hidden layers of the radial networks.
         radial_width: their width.
         cutoff: A.
+        rescale_species: also train a scale and a shift of the energy for each element.
         neighbours: mean number of neighbours that sums over them are normalised with; fit_statistics
             takes it from the training frames.
     """
@@ -311,6 +312,7 @@ class NequIP(Network):
         radial_layers: int = 2,
         radial_width: int = 64,
         cutoff: float = 4.0,
+        rescale_species: bool = False,
         neighbours: float = 1.0,
     ) -> None:
         super().__init__()
@@ -341,6 +343,10 @@ class NequIP(Network):
             for k in range(layers)
         )
         self.readout = nn.Parameter(uniform(features, 1))
+        self.rescale_species = rescale_species
+        n_rescaled = len(species) if rescale_species else 0
+        self.species_scale = nn.Parameter(torch.ones(n_rescaled, 1))
+        self.species_shift = nn.Parameter(torch.zeros(n_rescaled, 1))
         self.register_constants(1 if not parity else 2)
 
     def register_constants(self, n_changes: int) -> None:
@@ -462,7 +468,12 @@ class NequIP(Network):
         features = [torch.mm(species, self.embedding).unsqueeze(1)]
         for k, layer in enumerate(self.layers):
             features = layer(features, radial[k], couplings, topology)
-        return torch.mm(features[0].squeeze(1), self.readout).squeeze(1) * (1.0 / math.sqrt(self.features))
+        energies = torch.mm(features[0].squeeze(1), self.readout) * (1.0 / math.sqrt(self.features))
+        if self.rescale_species:
+            energies = energies * torch.mm(species, self.species_scale) + torch.mm(
+                species, self.species_shift
+            )
+        return energies.squeeze(1)
 
     @torch.no_grad()
     @torch.jit.unused

@@ -21,7 +21,10 @@ CELL = np.array([[4.2, 0.0, 0.0], [1.5, 3.9, 0.0], [-0.5, 1.0, 4.4]])
 
 def network(hyperparameters=SMALL, seed=0):
     torch.manual_seed(seed)
-    return build_network("nequip", hyperparameters, [1, 6, 7, 8]).double()
+    net = build_network("nequip", hyperparameters, [1, 6, 7, 8]).double()
+    for parameter in (net.species_scale, net.species_shift):
+        torch.nn.init.normal_(parameter)
+    return net
 
 
 def positions(n_atoms=5, seed=0, size=4.0):
@@ -107,7 +110,10 @@ def naive_energies(net, hyperparameters, numbers, neighbours):
                 )
             new.append(result)
         features = new
-    return np.array([(f[0, 0] @ weights["readout"]).item() / np.sqrt(channels) for f in features])
+    energies = np.array([(f[0, 0] @ weights["readout"]).item() / np.sqrt(channels) for f in features])
+    if hyperparameters.get("rescale_species", False):
+        energies = energies * weights["species_scale"][species, 0] + weights["species_shift"][species, 0]
+    return energies
 
 
 # ---- size ----
@@ -170,7 +176,14 @@ def test_kinds():
 
 
 @pytest.mark.parametrize(
-    "size", [{}, {"parity": False, "layers": 2}, {"l_max": 3, "layers": 2}, {"l_max": 1}, {"l_max": 0}]
+    "size",
+    [
+        {"rescale_species": True},
+        {"parity": False, "layers": 2},
+        {"l_max": 3, "layers": 2},
+        {"l_max": 1},
+        {"l_max": 0},
+    ],
 )
 def test_energies_equal_the_loops(size):
     hyperparameters = SMALL | size
