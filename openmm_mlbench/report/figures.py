@@ -14,6 +14,8 @@ LIMIT_COLOUR = "#B00020"
 LABEL_GROUND = "rgba(255, 255, 255, 0.85)"
 # A bond that flew apart would flatten everything else; the picture ends here.
 MAX_DEVIATION_A = 1.5
+# Of one distribution among several, where the next begins at 1.
+_ROW_HEIGHT = 0.92
 
 
 def curves_of(metrics: dict[str, Any], observable: str, mode: str | None = None) -> dict[str, Any]:
@@ -58,39 +60,54 @@ def plot_h_r(runs: list[dict[str, Any]]) -> "Figure | None":
 
 
 def plot_distributions(runs: list[dict[str, Any]], observable: str) -> "Figure | None":
-    """Distributions of all bonds, angles or dihedrals of every model over the reference; one axis for all of them."""
+    """Distributions of bonds, angles or dihedrals, one above the other, of every model over the reference.
+
+    Each kind has a base line of its own and is scaled to the highest of its curves.
+    """
     from plotly.graph_objects import Figure
 
     drawn = [(metrics["run"]["model"], curves_of(metrics, observable)) for metrics in runs]
     drawn = [(model, curves) for model, curves in drawn if curves]
     if not drawn:
         return None
-    figure = Figure()
-    black = {"color": REFERENCE_COLOUR, "width": 2.5}
-    known = [curve for name, curve in drawn[0][1].items() if name.startswith("reference ")]
-    for i, curve in enumerate(known):
-        figure.add_scatter(
-            **_seen(curve), name="reference", legendgroup="reference", showlegend=i == 0, line=black
-        )
-    for i, (model, curves) in enumerate(drawn):
-        line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
-        own = {name: curve for name, curve in curves.items() if not name.startswith("reference ")}
-        for j, (label, curve) in enumerate(own.items()):
-            figure.add_scatter(
-                **_seen(curve),
-                name=html.escape(model, quote=False),
-                legendgroup=str(i),
-                showlegend=j == 0,
-                line=line,
-                hovertext=html.escape(label, quote=False),
-            )
-    unit = "Å" if observable == "bonds" else "degrees"
-    what = {"bonds": "bond length", "angles": "angle", "dihedrals": "dihedral"}[observable]
-    figure.update_xaxes(title=f"{what} / {unit}")
-    figure.update_yaxes(
-        title=f"density / {'Å⁻¹' if observable == 'bonds' else 'degree⁻¹'}", rangemode="tozero"
+    labels = list(
+        dict.fromkeys(name for _, curves in drawn for name in curves if not name.startswith("reference "))
     )
-    return _styled(figure, height=420)
+    figure = Figure()
+    for row, label in enumerate(reversed(labels)):
+        known = next(
+            (curves[f"reference {label}"] for _, curves in drawn if f"reference {label}" in curves), None
+        )
+        lines = [("reference", "reference", known, {"color": REFERENCE_COLOUR, "width": 2.5})]
+        for i, (model, curves) in enumerate(drawn):
+            line = {"color": COLOURS[i % len(COLOURS)], "width": 1.8, "dash": DASHES[i % len(DASHES)]}
+            lines.append((html.escape(model, quote=False), str(i), curves.get(label), line))
+        highest = max((max(curve["y"]) for _, _, curve, _ in lines if curve), default=0.0) or 1.0
+        for name, group, curve, line in lines:
+            if curve is None:
+                continue
+            seen = _seen(curve)
+            figure.add_scatter(
+                x=seen["x"],
+                y=[row + _ROW_HEIGHT * y / highest for y in seen["y"]],
+                name=name,
+                legendgroup=group,
+                showlegend=row == len(labels) - 1,
+                line=line,
+                hoverinfo="x+name",
+            )
+    what = {
+        "bonds": "bond length / Å",
+        "angles": "angle / degrees",
+        "dihedrals": "dihedral / degrees",
+    }[observable]
+    figure.update_xaxes(title=what)
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=[html.escape(label, quote=False) for label in reversed(labels)],
+        range=[-0.1, len(labels)],
+    )
+    return _styled(figure, height=180 + 56 * max(len(labels), 3))
 
 
 def _seen(curve: dict[str, Any]) -> dict[str, Any]:

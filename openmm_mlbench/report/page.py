@@ -298,7 +298,8 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             add(
                 plot_distributions(group, observable),
                 f"{title}, data set {dataset}",
-                "Distributions over the stable part of all replicas; black: the frames of the data set.",
+                "Distributions over the stable part of all replicas, each scaled to its highest point; black: the frames of "
+                "the data set.",
             )
         add(
             plot_parity(group, "force parity"),
