@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.measurements import Measured, Source, curve, read_measurement
+from openmm_mlbench.measurements import (
+    Measured,
+    Source,
+    curve,
+    every_nth,
+    frames_to_skip,
+    read_measurement,
+)
 from openmm_mlbench.metrics.aggregate import Estimate, block_estimate, join_notes, result_over_replicas
 from openmm_mlbench.metrics.bond_graph import (
     DihedralGroup,
@@ -94,13 +101,14 @@ class _Known:
     segments: NDArray[np.float64]
     length_ps: float
     source: str
+    thinned: NDArray[np.float64] | None = None
 
     @property
     def sums(self) -> NDArray[np.float64]:
         return np.asarray(self.segments.sum(axis=0))
 
     def floor(self, length_ps: float, score: Score) -> Floor | None:
-        return noise_floor(self.segments, length_ps, self.length_ps, score)
+        return noise_floor(self.segments, length_ps, self.length_ps, score, self.thinned)
 
 
 def _blocks(segments: NDArray[np.float64]) -> list[NDArray[np.float64]]:
@@ -205,19 +213,21 @@ def measure_angles(
 
 
 def _distributions(
-    source: Source, groups: Sequence[CoordinateGroup], edges: NDArray[np.float64]
+    source: Source, groups: Sequence[CoordinateGroup], edges: NDArray[np.float64], nth: int = 1
 ) -> list[list[Distribution]]:
-    """For each replica one distribution for each group."""
+    """For each replica one distribution for each group, of every nth frame; segments are those of all frames."""
     replicas = []
     for file in source.files:
-        counting = DistributionAccumulator(groups, source.n_frames(file), edges)
-        for chunk in source.chunks(file):
+        segment = segment_of_frames(source.n_frames(file))[::nth]
+        counting = DistributionAccumulator(groups, len(segment), edges, segment)
+        for chunk in every_nth(source.chunks(file), nth):
             counting.add(chunk)
         replicas.append(counting.results())
     return replicas
 
 
 def _known_distributions(
+    source: Source,
     reference: "Source | Path | None",
     observable: str,
     groups: Sequence[CoordinateGroup],
@@ -234,10 +244,22 @@ def _known_distributions(
             for group in groups
         ]
     (found,) = _distributions(reference, groups, edges)
+    nth = frames_to_skip(source, reference)
+    thinned = _distributions(reference, groups, edges, nth)[0] if nth > 1 else None
     return [
-        _Known(segments=one.segments, length_ps=one.length_ps, source=str(reference.files[0].path))
-        for one in found
+        _Known(
+            segments=one.segments,
+            length_ps=one.length_ps,
+            source=str(reference.files[0].path),
+            thinned=None if thinned is None else _padded(thinned[g].segments, len(one.segments)),
+        )
+        for g, one in enumerate(found)
     ]
+
+
+def _padded(segments: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Segments at the end that have no frame left are zeros."""
+    return np.pad(segments, ((0, n - len(segments)), (0, 0)))
 
 
 def _grid(group: CoordinateGroup, edges: NDArray[np.float64]) -> dict[str, Any]:
@@ -259,7 +281,7 @@ def _measure(
     reference: "Source | Path | None",
 ) -> Measured:
     # A reference that does not fit should be told before minutes of counting.
-    known = _known_distributions(reference, observable, groups, edges)
+    known = _known_distributions(source, reference, observable, groups, edges)
     replicas = _distributions(source, groups, edges)
     results: list[Result] = []
     curves: dict[str, Curve] = {}
@@ -451,13 +473,13 @@ class BasinSeries:
     series: NDArray[np.float64]
     length_ps: float
 
-    @property
-    def segments(self) -> NDArray[np.float64]:
-        """(n_segments, n_basins + 1): sums of the shares, then the number of frames."""
-        owners = segment_of_frames(len(self.series))
-        starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        ones = np.ones((len(self.series), 1))
-        return np.asarray(np.add.reduceat(np.hstack([self.series, ones]), starts, axis=0))
+    def segments(self, nth: int = 1) -> NDArray[np.float64]:
+        """(n_segments, n_basins + 1): sums of the shares of every nth frame, then the number of these."""
+        owners = segment_of_frames(len(self.series))[::nth]
+        rows = np.hstack([self.series[::nth], np.ones((len(owners), 1))])
+        sums = np.zeros((int(owners[-1]) + 1, rows.shape[1]))
+        np.add.at(sums, owners, rows)
+        return sums
 
     @property
     def fractions(self) -> NDArray[np.float64]:
@@ -561,18 +583,20 @@ def measure_dihedrals(
     if len(set(labels)) != len(labels):
         raise MetricError(f"dihedrals {', '.join(labels)}; give each a name of its own, phi=4,6,8,14")
     groups, edges = [one.group for one in dihedrals], angle_edges(n_bins, dihedral=True)
-    known: list[_Known | None] = [None] * len(groups)
-    known_basins: dict[str, _Known] = {}
-    if isinstance(reference, Path):
-        known = _known_distributions(reference, "dihedrals", groups, edges)
-        known_basins = _known_basins(reference, dihedrals)
+    known = _known_distributions(source, reference, "dihedrals", groups, edges)
+    known_basins = _known_basins(reference, dihedrals) if isinstance(reference, Path) else {}
     replicas, basins = _dihedral_replicas(source, dihedrals, edges)
     if isinstance(reference, Source):
-        (found,), (series,) = _dihedral_replicas(reference, dihedrals, edges)
-        of = str(reference.files[0].path)
-        known = [_Known(segments=one.segments, length_ps=one.length_ps, source=of) for one in found]
+        (series,) = _dihedral_replicas(reference, dihedrals, edges)[1]
+        nth = frames_to_skip(source, reference)
         known_basins = {
-            one.label: _Known(segments=one.segments, length_ps=one.length_ps, source=of) for one in series
+            one.label: _Known(
+                segments=one.segments(),
+                length_ps=one.length_ps,
+                source=str(reference.files[0].path),
+                thinned=_padded(one.segments(nth), len(one.segments())) if nth > 1 else None,
+            )
+            for one in series
         }
     results: list[Result] = []
     curves: dict[str, Curve] = {}
@@ -684,7 +708,7 @@ def _basin_results(replicas: Sequence[BasinSeries], known: _Known | None) -> lis
     else:
         expected = known.sums
         estimates = [
-            score_with_jackknife(one.segments, lambda sums: _basin_mae(sums, expected), len(one.series))
+            score_with_jackknife(one.segments(), lambda sums: _basin_mae(sums, expected), len(one.series))
             for one in replicas
         ]
         floor = known.floor(float(np.mean([one.length_ps for one in replicas])), _basin_mae)
@@ -717,7 +741,7 @@ def _share_estimate(series: NDArray[np.float64]) -> Estimate:
 
 
 def _basin_record(replicas: Sequence[BasinSeries]) -> dict[str, Any]:
-    segments = np.concatenate([one.segments for one in replicas])
+    segments = np.concatenate([one.segments() for one in replicas])
     length_ps = sum(one.length_ps for one in replicas)
     return _record(replicas[0].label, segments, length_ps, names=list(replicas[0].names))
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +167,7 @@ class BinnedReference:
         edges_A: (n_bins + 1,).
         length_ps: length of the reference; None where it is not known.
         source: the file.
+        thinned: segments of as many frames as the run has in that time, where the reference has more.
         known_floors: floors by length, ps, and number of frames, where the reference knows better than its segments.
     """
 
@@ -174,6 +175,7 @@ class BinnedReference:
     edges_A: NDArray[np.float64]
     length_ps: float | None
     source: str
+    thinned: NDArray[np.float64] | None = None
     known_floors: Callable[[float, int], Floor | None] | None = None
 
     @property
@@ -187,12 +189,17 @@ class BinnedReference:
             return self.known_floors(length_ps, n_frames)
         if self.length_ps is None:
             return None
-        return noise_floor(
+        found = noise_floor(
             self.segments,
             length_ps,
             self.length_ps,
             lambda a, b: rdf_mae(_mean_of(a), _mean_of(b), self.edges_A),
+            self.thinned,
         )
+        if found is None or self.thinned is None:
+            return found
+        interval = f"with a frame every {length_ps / max(n_frames, 1):.3g} ps, as the run"
+        return replace(found, note=f"{found.note}, {interval}")
 
 
 def _mean_of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -341,10 +348,30 @@ def check_grid(path: Path, found: NDArray[np.float64], wanted: NDArray[np.float6
 # --- RDF -----------------------------------------------------------------------------------------
 
 
-def count_rdfs(source: Source, file: TrajectoryFile, pairs: Sequence[AtomPairs], **options: Any) -> list[RDF]:
-    """The RDFs of one replica, chunk by chunk."""
-    counting = RDFAccumulator(pairs, source.n_frames(file), **options)
-    for chunk in source.chunks(file):
+def frames_to_skip(source: Source, reference: Source) -> int:
+    """Frames of a reference in one interval of the run: 1 where it has no more than the run."""
+    ratio = source.files[0].frame_interval_ps / reference.files[0].frame_interval_ps
+    return max(1, round(ratio))
+
+
+def every_nth(chunks: Iterable[Trajectory], n: int) -> Iterator[Trajectory]:
+    """One frame of n, from the first on."""
+    at = 0
+    for chunk in chunks:
+        kept = np.arange(at, at + chunk.n_frames) % n == 0
+        at += chunk.n_frames
+        if kept.any():
+            boxes = None if chunk.box_vectors_nm is None else chunk.box_vectors_nm[kept]
+            yield replace(chunk, positions_nm=chunk.positions_nm[kept], box_vectors_nm=boxes)
+
+
+def count_rdfs(
+    source: Source, file: TrajectoryFile, pairs: Sequence[AtomPairs], *, nth: int = 1, **options: Any
+) -> list[RDF]:
+    """The RDFs of one replica, chunk by chunk, of every nth frame; segments are those of all frames."""
+    segment = segment_of_frames(source.n_frames(file))[::nth]
+    counting = RDFAccumulator(pairs, len(segment), segment=segment, **options)
+    for chunk in every_nth(source.chunks(file), nth):
         counting.add(chunk)
     return counting.results()
 
@@ -361,6 +388,12 @@ def per_frame_sums(rdf: RDF) -> NDArray[np.float64]:
     """Sums in which the first columns over the last are g(r)."""
     shells = 4.0 / 3.0 * np.pi * np.diff(rdf.edges_A**3) * rdf.n_pairs
     return np.hstack([rdf.segments[:, :-1] / shells, rdf.segments[:, -1:]])
+
+
+def _as_long(segments: NDArray[np.float64], rdf: RDF) -> NDArray[np.float64]:
+    """Segments at the end that have no frame left are zeros."""
+    missing = len(rdf.segments) - len(segments)
+    return np.pad(segments, ((0, missing), (0, 0)))
 
 
 def measure_rdf(
@@ -393,7 +426,7 @@ def measure_rdf(
             f"coordination cutoff {cutoff_A:g} A; wanted above 0 and at most r_max, {r_max_A:g} A"
         )
     molecules = None if intramolecular else molecules_of(source)
-    options = {"r_max_A": r_max_A, "n_bins": n_bins, "mode": mode, "molecules": molecules}
+    options: dict[str, Any] = {"r_max_A": r_max_A, "n_bins": n_bins, "mode": mode, "molecules": molecules}
     edges = np.linspace(0.0, r_max_A, n_bins + 1)
     # A reference that does not fit should be told before minutes of counting.
     references: list[BinnedReference | None] = [None] * len(pairs)
@@ -402,14 +435,17 @@ def measure_rdf(
     replicas = [count_rdfs(source, file, pairs, **options) for file in source.files]
     if isinstance(reference, Source):
         counted = count_rdfs(reference, reference.files[0], pairs, **options)
+        nth = frames_to_skip(source, reference)
+        thinned = count_rdfs(reference, reference.files[0], pairs, nth=nth, **options) if nth > 1 else None
         references = [
             BinnedReference(
                 segments=per_frame_sums(rdf),
                 edges_A=edges,
                 length_ps=rdf.length_ps,
                 source=str(reference.files[0].path),
+                thinned=None if thinned is None else _as_long(per_frame_sums(thinned[p]), rdf),
             )
-            for rdf in counted
+            for p, rdf in enumerate(counted)
         ]
     results: list[Result] = []
     curves: dict[str, Curve] = {}
@@ -574,15 +610,22 @@ def _rdf_curves(rdfs: list[RDF], reference: BinnedReference | None, label: str) 
 
 
 def _h_r_segments(
-    source: Source, file: TrajectoryFile, atoms: NDArray[np.int64], n_bins: int, r_max_A: float, mode: str
+    source: Source,
+    file: TrajectoryFile,
+    atoms: NDArray[np.int64],
+    n_bins: int,
+    r_max_A: float,
+    mode: str,
+    nth: int = 1,
 ) -> NDArray[np.float64]:
-    """(n_segments, n_bins + 1): counts over bin width, then the pairs that the norm counts."""
-    segment = segment_of_frames(source.n_frames(file))
+    """(n_segments, n_bins + 1): counts over bin width, then the pairs that the norm counts, of every nth frame."""
+    all_segments = segment_of_frames(source.n_frames(file))
+    segment = all_segments[::nth]
     width = (r_max_A - R_MIN_A) / n_bins
     n_pairs = len(atoms) * (len(atoms) - 1) / 2
-    sums = np.zeros((int(segment[-1]) + 1, n_bins + 1))
+    sums = np.zeros((int(all_segments[-1]) + 1, n_bins + 1))
     done = 0
-    for chunk in all_finite(source.chunks(file, atoms)):
+    for chunk in all_finite(every_nth(source.chunks(file, atoms), nth)):
         owners = segment[done : done + chunk.n_frames]
         for s in np.unique(owners):
             frames = chunk.positions_nm[owners == s] * ANGSTROM_PER_NM
@@ -626,11 +669,13 @@ def measure_distances(
     replicas = [_h_r_segments(source, file, atoms, n_bins, r_max_A, mode) for file in source.files]
     if isinstance(reference, Source):
         file = reference.files[0]
+        nth = frames_to_skip(source, reference)
         known = BinnedReference(
             segments=_h_r_segments(reference, file, atoms, n_bins, r_max_A, mode),
             edges_A=edges,
             length_ps=reference.length_ps(file),
             source=str(file.path),
+            thinned=_h_r_segments(reference, file, atoms, n_bins, r_max_A, mode, nth) if nth > 1 else None,
         )
     lengths = [source.length_ps(file) for file in source.files]
     densities = [_mean_of(segments.sum(axis=0)) for segments in replicas]
@@ -952,8 +997,6 @@ def _with_correction(
         return found
     if not file.has_cell:
         raise MetricError("the finite-size correction wants a cell; leave the viscosity out")
-    from dataclasses import replace
-
     boxes = [chunk.box_vectors_nm for chunk in source.chunks(file, np.array([0]))]
     known = np.concatenate([box for box in boxes if box is not None])
     correction = diffusion.yeh_hummer_correction(known, options.temperature_K, options.viscosity_mPa_s)
@@ -962,6 +1005,4 @@ def _with_correction(
 
 
 def _without_cell(chunk: Trajectory) -> Trajectory:
-    from dataclasses import replace
-
     return replace(chunk, box_vectors_nm=None)

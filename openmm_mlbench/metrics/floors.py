@@ -36,45 +36,61 @@ def segment_of_frames(n_frames: int, max_segments: int = MAX_SEGMENTS) -> NDArra
 
 
 def noise_floor(
-    segments: Sums, length_ps: float, reference_ps: float, distance: Callable[[Sums, Sums], float]
+    segments: Sums,
+    length_ps: float,
+    reference_ps: float,
+    distance: Callable[[Sums, Sums], float],
+    thinned: Sums | None = None,
 ) -> Floor | None:
     """Mean over chunks of the run's length of the reference of distance(chunk, all the rest).
 
-    Where no chunk leaves at least as much for the rest, the two halves are compared.
+    Where the reference has no chunks of that length, because it is too short or its segments too
+    long, the nearest ones are compared and their distance scaled: that of two parts of lengths a
+    and b is all noise, which falls like sqrt(1/a + 1/b) beyond the memory of the system.
 
     Args:
         segments: (n_segments, ...), sums that add up, in order of time.
         length_ps: length of the run that is judged, ps.
         reference_ps: length of the reference, ps.
         distance: the metric, of the sums of one part and of another.
+        thinned: (n_segments, ...), sums over as many frames as the run has in that time, where the reference has more.
 
     Returns:
         The floor, or None where the reference has one segment only.
     """
     n_segments = len(segments)
-    segment_ps = reference_ps / max(n_segments, 1)
-    per_chunk = max(1, round(length_ps / segment_ps)) if segment_ps > 0 else 1
-    if n_segments < 2:
+    if n_segments < 2 or not (length_ps > 0 and reference_ps > 0):
         return None
-    if 2 * per_chunk > n_segments:
-        half = n_segments // 2
-        length = half * segment_ps
-        note = f"first against second half of the reference, {length:.3g} ps each"
-        if per_chunk > half:
-            note += f": it is too short for chunks of {length_ps:.3g} ps"
-        value = distance(segments[:half].sum(axis=0), segments[half:].sum(axis=0))
-        return Floor(value=value, length_ps=length, note=note)
+    segment_ps = reference_ps / n_segments
+    parts = segments if thinned is None else thinned
+    # As many segments as the run is long, and never more than leave as much for the rest.
+    per_chunk = min(max(1, round(length_ps / segment_ps)), n_segments // 2)
     total = segments.sum(axis=0)
-    chunks = [
-        segments[start : start + per_chunk].sum(axis=0)
-        for start in range(0, n_segments - per_chunk + 1, per_chunk)
+    starts = range(0, n_segments - per_chunk + 1, per_chunk)
+    chunks = [(parts[start : start + per_chunk].sum(axis=0), start) for start in starts]
+    scores = [
+        distance(chunk, total - segments[start : start + per_chunk].sum(axis=0))
+        for chunk, start in chunks
+        if chunk.any()
     ]
-    value = float(np.mean([distance(chunk, total - chunk) for chunk in chunks]))
-    length = per_chunk * segment_ps
-    note = f"mean over {len(chunks)} chunks of {length:.3g} ps of the reference, each against the rest"
-    if length > 1.5 * length_ps:
-        note += f": it has no shorter ones, and {length_ps:.3g} ps of it would score more"
-    return Floor(value=value, length_ps=length, note=note)
+    if not scores:
+        return None
+    value = float(np.mean(scores))
+    chunk_ps = per_chunk * segment_ps
+    note = f"mean over {len(starts)} chunks of {chunk_ps:.3g} ps of the reference, each against the rest"
+    if 0.8 * chunk_ps <= length_ps <= 1.25 * chunk_ps:
+        return Floor(value=value, length_ps=chunk_ps, note=note)
+    # A run is compared with all of the reference; a short chunk with hardly less.
+    wanted = 1 / length_ps + 1 / max(reference_ps - min(length_ps, chunk_ps), chunk_ps)
+    if length_ps > chunk_ps:
+        wanted = 1 / length_ps + 1 / reference_ps
+    value *= float(np.sqrt(wanted / (1 / chunk_ps + 1 / (reference_ps - chunk_ps))))
+    why = "it is too short for longer ones" if length_ps > chunk_ps else "it has no shorter ones"
+    return Floor(
+        value=value,
+        length_ps=length_ps,
+        note=f"{note}, scaled to {length_ps:.3g} ps by the root of lengths: {why}",
+    )
 
 
 def score_with_jackknife(segments: Sums, score: Callable[[Sums], float], n: int) -> Estimate:

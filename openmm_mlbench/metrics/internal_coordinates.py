@@ -210,17 +210,24 @@ class DistributionAccumulator:
         groups: of one kind.
         n_frames: of the whole trajectory.
         edges: (n_bins + 1,), equally spaced, A or degrees.
+        segment: (n_frames,) segment of each frame; equal ones in order where None.
 
     Raises:
         MetricError: no groups, no frames.
     """
 
-    def __init__(self, groups: Sequence[CoordinateGroup], n_frames: int, edges: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[CoordinateGroup],
+        n_frames: int,
+        edges: NDArray[np.float64],
+        segment: NDArray[np.int64] | None = None,
+    ) -> None:
         if not groups or n_frames < 1:
             raise MetricError(f"{len(groups)} kinds of coordinates, {n_frames} frames; wanted one or more")
         self.groups = list(groups)
         self.edges = np.asarray(edges, dtype=np.float64)
-        self._segment = segment_of_frames(n_frames)
+        self._segment = segment_of_frames(n_frames) if segment is None else segment
         self._sums = np.zeros((len(groups), int(self._segment[-1]) + 1, len(edges) + 3))
         self._done = 0
         self._length_ps = 0.0

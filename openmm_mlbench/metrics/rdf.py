@@ -133,6 +133,7 @@ class RDFAccumulator:
         n_bins: number of equal bins from 0.
         mode: ``paper`` or ``mdsim``.
         molecules: (n_atoms,) number of each atom's molecule; with it, pairs within a molecule are left out.
+        segment: (n_frames,) segment of each frame; equal ones in order where None.
 
     Raises:
         MetricError: bins, mode or groups do not fit.
@@ -147,6 +148,7 @@ class RDFAccumulator:
         n_bins: int = N_BINS,
         mode: str = "paper",
         molecules: NDArray[np.int64] | None = None,
+        segment: NDArray[np.int64] | None = None,
     ) -> None:
         check_mode(mode)
         if not (n_bins >= 1 and np.isfinite(r_max_A) and r_max_A > 0):
@@ -161,7 +163,7 @@ class RDFAccumulator:
         self.mode = mode
         self.molecules = molecules
         self.edges_A = np.linspace(0.0, r_max_A, n_bins + 1)
-        self._segment = segment_of_frames(n_frames)
+        self._segment = segment_of_frames(n_frames) if segment is None else segment
         n_segments = int(self._segment[-1]) + 1
         self._sums = np.zeros((len(self.pairs), n_segments, n_bins + 1))
         self._counts = np.zeros((len(self.pairs), n_bins), dtype=np.int64)
