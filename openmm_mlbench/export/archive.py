@@ -22,6 +22,7 @@ from openmm_mlbench.models.registry import build_network
 CARD_FILE = "card.json"
 # A card is a few kB; anything larger is not one.
 LARGEST_CARD = 1_000_000
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,17 @@ class Archive:
 
 
 def save_archive(model: ForceField | ImportedModel, card: Card, path: str | Path) -> None:
-    """Script the model and write it with its card, atomically."""
+    """Script the model and write it with its card, atomically.
+
+    Raises:
+        ModelError: weights of half precision.
+    """
+    halves = {str(value.dtype) for value in model.state_dict().values() if value.dtype in _HALVES}
+    if halves:
+        raise ModelError(
+            f"weights in {' and '.join(sorted(halves))} cost several per cent of the force; "
+            "convert the network to float32 with .float()"
+        )
     exported = ExportedModel(model.cpu()) if isinstance(model, ForceField) else model
     _write(torch.jit.script(exported.eval()), card, path)
 

@@ -177,6 +177,8 @@ class Card:
         )
         if self.origin is None and None in known:
             raise ValueError("trained_on has gaps, which only the card of an imported model may have")
+        if self.dtype not in {"float32", "float64"}:
+            raise ValueError(f"dtype is {self.dtype!r}; a model runs in float32 or float64")
         if not 0 < self.cutoff_A < float("inf"):
             raise ValueError(f"cutoff_A is {self.cutoff_A}")
         if not all(isinstance(value, int | float) for value in self.errors.values()):
