@@ -851,7 +851,12 @@ def measure_diffusivity(
     results = [
         result_over_replicas("diffusivity", unit, estimates, n_frames=n_frames, note=join_notes(*notes))
     ]
-    results += _against(results[0], expected, unit)
+    lengths = [
+        source.length_ps(file)
+        for file, one in zip(source.files, found, strict=True)
+        if isinstance(one, diffusion.Diffusivity)
+    ]
+    results += _against(results[0], expected, unit, sum(lengths))
     if corrected:
         mean = float(np.mean([one.correction for one in good]))
         results.append(Result(name="finite_size_correction", status="ok", unit=unit, value=mean))
@@ -873,7 +878,7 @@ def measure_diffusivity(
             "lag_ps": options.lag_ps,
             "window_ps": list(good[0].window_ps) if good else None,
             "viscosity_mPa_s": options.viscosity_mPa_s,
-            "reference": None if expected is None else expected.note,
+            "reference": None if expected is None else expected.source,
         },
         results=results,
         curves=curves,
@@ -888,34 +893,52 @@ def measure_diffusivity(
     return Measured(measurement=measurement, draw=draw)
 
 
-def _against(result: Result, expected: Estimate | None, unit: str) -> list[Result]:
+@dataclass(frozen=True, kw_only=True)
+class _KnownDiffusivity:
+    """Of a reference: its diffusivity, how long it is (all its runs together), and the file."""
+
+    estimate: Estimate
+    length_ps: float | None
+    source: str
+
+    def floor(self, length_ps: float) -> float | None:
+        """Mean distance of right runs of this total length from the reference, by the reference's own error.
+
+        The error of a diffusivity falls like the root of length; < |x| > of a normal distribution is sqrt(2/pi) s.
+        """
+        stderr = self.estimate.stderr
+        if stderr is None or not self.length_ps or not length_ps > 0:
+            return None
+        return stderr * math.sqrt((1 + self.length_ps / length_ps) * 2 / math.pi)
+
+
+def _against(result: Result, known: _KnownDiffusivity | None, unit: str, length_ps: float) -> list[Result]:
     name = "diffusivity_mae"
-    if expected is None:
+    if known is None:
         return [Result(name=name, status="no_reference", unit=unit, note=NO_REFERENCE)]
     if result.value is None:
         return [Result(name=name, status=result.status, unit=unit, note=result.note)]
-    errors = [error for error in (result.stderr, expected.stderr) if error is not None]
+    errors = [error for error in (result.stderr, known.estimate.stderr) if error is not None]
+    floor = known.floor(length_ps)
     return [
         Result(
             name=name,
             status="ok",
             unit=unit,
-            value=abs(result.value - expected.value),
+            value=abs(result.value - known.estimate.value),
             stderr=math.hypot(*errors) if errors else None,
-            floor=_expected_difference(result.stderr),
+            floor=floor,
             n_frames=result.n_frames,
             n_replicas=result.n_replicas,
             note=join_notes(
-                f"reference {expected.value:.4g}",
-                "floor: mean distance of a right model's run of this length" if result.stderr else "no floor",
+                f"reference {known.estimate.value:.4g}",
+                "no floor: the reference has no standard error"
+                if floor is None
+                else f"floor: of right runs of {length_ps:.4g} ps, by the standard error of the reference",
+                "" if errors else "neither has a standard error",
             ),
         )
     ]
-
-
-def _expected_difference(stderr: float | None) -> float | None:
-    # < |x| > of a normal distribution.
-    return None if stderr is None else stderr * float(np.sqrt(2 / np.pi))
 
 
 def _elements_of(source: Source, atoms: NDArray[np.int64]) -> list[str]:
@@ -926,13 +949,15 @@ def _elements_of(source: Source, atoms: NDArray[np.int64]) -> list[str]:
 
 def _diffusivity_reference(
     source: Source, reference: "Source | Path", atoms: NDArray[np.int64], options: DiffusivityOptions
-) -> Estimate:
+) -> _KnownDiffusivity:
     if isinstance(reference, Source):
         found = _diffusivity_of(reference, reference.files[0], atoms, options)
         if isinstance(found, str):
             raise MetricError(f"{reference.files[0].path}: the reference has no diffusivity: {found}")
-        estimate, of = found.estimate, str(reference.files[0].path)
-        return Estimate(value=estimate.value, stderr=estimate.stderr, n=estimate.n, note=of)
+        file = reference.files[0]
+        return _KnownDiffusivity(
+            estimate=found.estimate, length_ps=reference.length_ps(file), source=str(file.path)
+        )
     record = read_measurement(reference, "diffusivity", options.mode)
     tracked, elements = record["inputs"].get("tracked_elements"), _elements_of(source, atoms)
     if tracked is not None and tracked != elements:
@@ -942,7 +967,16 @@ def _diffusivity_reference(
     values = [result for result in record["results"] if result.get("name") == "diffusivity"]
     if not values or values[0].get("value") is None:
         raise MetricError(f"{reference}: has no diffusivity; measure a longer reference")
-    return Estimate(value=float(values[0]["value"]), stderr=values[0].get("stderr"), n=0, note=str(reference))
+    inputs, value = record["inputs"], values[0]
+    frames, interval = inputs.get("n_frames"), inputs.get("frame_interval_ps")
+    # Frames of several runs, and the time between them in one.
+    counted = isinstance(frames, list) and frames and isinstance(interval, int | float)
+    length = inputs.get("length_ps", sum(frames) * interval if counted else None)
+    return _KnownDiffusivity(
+        estimate=Estimate(value=float(value["value"]), stderr=value.get("stderr"), n=0),
+        length_ps=float(length) if isinstance(length, int | float) else None,
+        source=str(reference),
+    )
 
 
 def _diffusivity_of(
