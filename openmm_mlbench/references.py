@@ -150,7 +150,8 @@ class Reference:
         than half of the reference there is no such chunk: its two halves are compared, which
         shows a floor of half the reference's length.  Where a chunk holds more frames than the
         simulation, as many of its counts are drawn at random as these frames would hold: a
-        frame is many pairs in narrow bins, so that pairs scatter as frames do.
+        frame is many pairs in narrow bins, so that pairs scatter as frames do (up to 3 % more,
+        for ethanol and aspirin).
 
         Args:
             length_ps: length of the simulation, ps.

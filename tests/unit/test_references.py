@@ -95,6 +95,45 @@ def test_noise_floor_where_it_cannot_be_known():
     assert dimer(frames_per_block=60).noise_floor(6.0) is None
 
 
+def test_noise_floor_at_fewer_frames_is_that_of_frames_left_out():
+    """Counts drawn at random scatter as frames do: against the same chunks with frames really left out."""
+    reference = load_reference("ethanol-gfn2")
+    frames = load_dataset("ethanol-gfn2")
+    # All 1,500 frames in blocks of ten, as if they were 0.1 ps apart.
+    dense = build_reference(
+        frames.positions,
+        frames.atomic_numbers,
+        dataset="dense",
+        level_of_theory="",
+        temperature_K=500.0,
+        source="",
+        method="",
+        frame_interval_ps=0.1,
+        frames_per_block=10,
+    )
+    total = dense.blocks.sum(axis=0)
+    for length_ps, n_frames in ((1.0, 3), (5.0, 10)):
+        per_chunk = round(length_ps / dense.block_ps)
+        direct = []
+        for start in range(0, len(dense.blocks) - per_chunk + 1, per_chunk):
+            inside = dense.blocks[start : start + per_chunk].sum(axis=0)
+            chunk = frames.positions[10 * start : 10 * (start + per_chunk)]
+            _, some = compute_h_r(chunk[:: len(chunk) // n_frames][:n_frames])
+            rest = (total - inside) / ((total - inside).sum() * dense.bin_width)
+            direct.append(h_r_mae(some, rest, dense.bin_width))
+        floor = dense.noise_floor(length_ps, n_frames)
+        # Each bond is once in every frame, so that frames scatter a little less than pairs: 3 %.
+        assert np.mean(direct) < floor.value < 1.05 * np.mean(direct)
+        assert floor.value > 1.2 * dense.noise_floor(length_ps).value
+        assert f"thinned to the {n_frames} frames of the run" in floor.note
+    # As many frames as there are, and more than there are.
+    assert reference.noise_floor(5.0, 100) == reference.noise_floor(5.0)
+    more = reference.noise_floor(5.0, 500)
+    assert more.value == reference.noise_floor(5.0).value
+    assert "it has 100 frames in that time, with the run's 500 it would score less" in more.note
+    assert reference.noise_floor(5.0, 50) == reference.noise_floor(5.0, 50)
+
+
 def test_noise_floor_falls_with_length():
     reference = load_reference("ethanol-gfn2")
     floors = [reference.noise_floor(length).value for length in (1, 5, 20, 75)]
