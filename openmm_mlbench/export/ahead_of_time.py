@@ -5,12 +5,17 @@ networks' cutoffs make far ones exactly zero), so energy and gradient can be
 traced into plain tensor operations once.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.models.neighbours import all_pairs
+from openmm_mlbench.models.padded_pairs import padded_pairs, plan_pairs
 
 aten = torch.ops.aten
 
@@ -23,8 +28,23 @@ def _baddbmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return aten.bmm(a, b) + bias
 
 
-# TorchForce always freezes its module, and freezing fails on fused multiply-adds of constants.
-_DECOMPOSITIONS = {aten.addmm.default: _addmm, aten.baddbmm.default: _baddbmm}
+def _silu(x: Tensor) -> Tensor:
+    return x * aten.sigmoid(x)
+
+
+def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    sigmoid = aten.sigmoid(x)
+    return aten.addcmul(aten.sigmoid_backward(gradient * x, sigmoid), gradient, sigmoid)
+
+
+# TorchForce always freezes its module, and freezing fails on fused multiply-adds of constants.  The
+# backward pass of silu would be traced as eight operations; like this it has three and shares the sigmoid.
+_DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+    aten.addmm.default: _addmm,
+    aten.baddbmm.default: _baddbmm,
+    aten.silu.default: _silu,
+    aten.silu_backward.default: _silu_backward,
+}
 
 
 def _drop_detach(graph_module: fx.GraphModule) -> None:
@@ -34,6 +54,38 @@ def _drop_detach(graph_module: fx.GraphModule) -> None:
             node.replace_all_uses_with(node.args[0])
             graph_module.graph.erase_node(node)
     graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _share_sigmoids(graph_module: fx.GraphModule) -> None:
+    """One sigmoid for forward and backward pass."""
+    first: dict[fx.Node, fx.Node] = {}
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_function" and node.target == aten.sigmoid.default:
+            kept = first.setdefault(node.args[0], node)
+            if kept is not node:
+                node.replace_all_uses_with(kept)
+                graph_module.graph.erase_node(node)
+    graph_module.recompile()
+
+
+_WITH_SCALARS = (aten.mul.Tensor, aten.mul.Scalar, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
+
+
+def _typed_scalars(graph_module: fx.GraphModule) -> None:
+    """Python numbers become constants of the other operand's dtype: a float64 one is converted at each call."""
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or node.target not in _WITH_SCALARS:
+            continue
+        first, second = node.args
+        if isinstance(first, fx.Node) and isinstance(second, float):
+            dtype = node.meta["val"].dtype
+            name = f"scalar_{node.name}"
+            graph_module.register_buffer(name, torch.tensor(second, dtype=dtype))
+            with graph_module.graph.inserting_before(node):
+                node.args = (first, graph_module.graph.get_attr(name))
+            if node.target == aten.mul.Scalar:
+                node.target = aten.mul.Tensor
     graph_module.recompile()
 
 
@@ -68,6 +120,14 @@ def _fold_constants(graph_module: fx.GraphModule) -> None:
         graph_module.graph.erase_node(node)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
+
+
+def _treated(graph_module: fx.GraphModule) -> fx.GraphModule:
+    _drop_detach(graph_module)
+    _share_sigmoids(graph_module)
+    _typed_scalars(graph_module)
+    _fold_constants(graph_module)
+    return graph_module
 
 
 class _Specialised(nn.Module):
@@ -112,9 +172,69 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
 
     example = positions_nm.detach().to(torch.float64)
     with torch.enable_grad():
-        graph_module = make_fx(energy_and_forces, decomposition_table=_DECOMPOSITIONS)(example)
-    _drop_detach(graph_module)
-    _fold_constants(graph_module)
+        graph_module = _treated(make_fx(energy_and_forces, decomposition_table=_DECOMPOSITIONS)(example))
     with torch.no_grad():
         core = torch.jit.trace(graph_module, (example,), check_trace=False)
         return torch.jit.script(_Specialised(core, model.atoms))
+
+
+class _SpecialisedPeriodic(_Specialised):
+    """The same in a box."""
+
+    def forward(self, positions: Tensor, box_vectors: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            where = positions.detach()
+            selected = where if self.atoms.size(0) == 0 else where[self.atoms]
+            energy, selected_forces = self.core(
+                selected.to(torch.float64), box_vectors.detach().to(torch.float64)
+            )
+            forces = selected_forces.to(where.dtype)
+            if self.atoms.size(0) > 0:
+                forces = torch.zeros_like(where).index_copy(0, self.atoms, forces)
+            return energy, forces.contiguous()
+
+
+def specialise_periodic(
+    model: ExportedModel, positions_nm: Tensor, box_nm: Tensor, *, room: float = 1.2, shrink: float = 0.9
+) -> torch.jit.ScriptModule:
+    """A TorchScript module for these atoms in a box: no autograd, fixed shapes, nothing asked of the host.
+
+    Made for GPUs, also with CUDA graphs; a processor gains nothing from it.  Pairs live in a list of
+    fixed length (:mod:`openmm_mlbench.models.padded_pairs`): if it overflows, energy and forces are NaN.
+
+    Args:
+        model: with ``atomic_numbers`` and ``atoms`` set for the topology.
+        positions_nm: (n_selected, 3), an ordinary configuration.
+        box_nm: (3, 3), its box.
+        room: places in the list for this times the pairs of that configuration.
+        shrink: the heights of the box may become this times what they are.
+
+    Returns:
+        A module with ``forward(positions, box_vectors)`` of the same contract as the model's.
+
+    Raises:
+        ModelError: an architecture whose index tensors have a length that depends on the configuration.
+    """
+    example = positions_nm.detach().to(torch.float64), box_nm.detach().to(torch.float64)
+    scaled = [tensor * model.angstrom_per_nm for tensor in example]
+    shifts, capacity = plan_pairs(*scaled, model.cutoff, room=room, shrink=shrink)
+
+    def energy_and_forces(positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        index, vectors = padded_pairs(
+            positions * model.angstrom_per_nm, box * model.angstrom_per_nm, model.cutoff, shifts, capacity
+        )
+        return model.evaluate(vectors, index, model.network.topology(model.atomic_numbers, index))
+
+    try:
+        with torch.enable_grad():
+            traced = make_fx(energy_and_forces, decomposition_table=_DECOMPOSITIONS)(*example)
+    except RuntimeError as error:
+        # What asks the host for a value cannot be traced.
+        raise ModelError(
+            f"{type(model.network).__name__} lays out its pairs by the number of neighbours of a configuration, "
+            "so it has no form with fixed shapes; use evaluation='autograd'"
+        ) from error
+    graph_module = _treated(traced)
+    with torch.no_grad():
+        core = torch.jit.trace(graph_module, example, check_trace=False)
+        return torch.jit.script(_SpecialisedPeriodic(core, model.atoms))

@@ -3,15 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_neighbours import CELLS, CUTOFF, full_list, random_cells, scattered
+from neighbour_lists import CELLS, CUTOFF, WAITING, full_list, random_cells, scattered
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_mlbench.models.neighbours import cell_heights, inverse_cell, periodic_pairs
 from openmm_mlbench.models.padded_pairs import padded_pairs, plan_pairs
-
-# What makes the host wait for a GPU, or the shape depend on the values.
-WAITING = ("nonzero", "_local_scalar_dense", "item", "masked_select", "unique", "bincount", "repeat_interleave.Tensor",
-           "inv_ex", "linalg_inv", "linalg_det", "_linalg_det", "is_nonzero")  # fmt: skip
 
 
 def padded(positions, cell, plan=None):
