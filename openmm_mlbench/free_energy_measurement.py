@@ -13,7 +13,12 @@ from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError, MLBenchError
 from openmm_mlbench.files import read_json
 from openmm_mlbench.measurements import Measured, Source, curve
-from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
+from openmm_mlbench.metrics.aggregate import (
+    Estimate,
+    jackknife_stderr,
+    join_notes,
+    result_over_replicas,
+)
 from openmm_mlbench.metrics.dihedrals import basin_fractions
 from openmm_mlbench.metrics.floors import (
     N_BLOCKS,
@@ -437,22 +442,38 @@ def _between_runs(surfaces: Sequence[SampledSurface], *, kT: float, mode: str) -
     """How far independent runs of the same are apart."""
     if len(surfaces) < 2:
         return []
-    pairs = list(combinations([one.surface for one in surfaces], 2))
+    pairs = list(combinations(range(len(surfaces)), 2))
     results = []
     for axis, name in enumerate(("phi", "psi")):
         for align, ending in (("minimum", ""), ("mean", "_mean_aligned")):
             distances = [
-                profile_mae(a.profile(axis, kT), b.profile(axis, kT), mode=mode, align=align)
+                profile_mae(
+                    surfaces[a].surface.profile(axis, kT),
+                    surfaces[b].surface.profile(axis, kT),
+                    mode=mode,
+                    align=align,
+                )
                 for a, b in pairs
             ]
-            results.append(_pair_result(f"F_{name}_mae{ending}_between_runs", UNIT, distances))
-    distances = [surface_mae(a, b) for a, b in pairs]
-    return [*results, _pair_result("F_phi_psi_mae_between_runs", "kJ/mol", distances)]
+            results.append(_pair_result(f"F_{name}_mae{ending}_between_runs", UNIT, pairs, distances))
+    distances = [surface_mae(surfaces[a].surface, surfaces[b].surface) for a, b in pairs]
+    return [*results, _pair_result("F_phi_psi_mae_between_runs", "kJ/mol", pairs, distances)]
 
 
-def _pair_result(name: str, unit: str, distances: list[float]) -> Result:
-    note = f"mean over {len(distances)} pairs of runs" if len(distances) > 1 else "between two runs"
-    return Result(name=name, status="ok", unit=unit, value=float(np.mean(distances)), note=note)
+def _pair_result(name: str, unit: str, pairs: list[tuple[int, int]], distances: list[float]) -> Result:
+    """Mean over pairs, with a jackknife over runs, for each run is in several pairs."""
+    note, stderr = "between two runs: one distance has no standard error", None
+    n_runs = max(b for _, b in pairs) + 1
+    if n_runs > 2:
+        note = f"mean over {len(distances)} pairs of runs, standard error by leaving out runs"
+        without = [
+            float(np.mean([d for pair, d in zip(pairs, distances, strict=True) if run not in pair]))
+            for run in range(n_runs)
+        ]
+        stderr = jackknife_stderr(without)
+    return Result(
+        name=name, status="ok", unit=unit, value=float(np.mean(distances)), stderr=stderr, note=note
+    )
 
 
 def _estimate(

@@ -859,7 +859,8 @@ def measure_diffusivity(
     results += _against(results[0], expected, unit, sum(lengths))
     if corrected:
         mean = float(np.mean([one.correction for one in good]))
-        results.append(Result(name="finite_size_correction", status="ok", unit=unit, value=mean))
+        note = "of Yeh and Hummer, in the diffusivity above; as exact as the viscosity that was given"
+        results.append(Result(name="finite_size_correction", status="ok", unit=unit, value=mean, note=note))
     curves = {}
     for i, one in enumerate(good):
         name = "MSD" if len(found) == 1 else f"MSD replica {i}"

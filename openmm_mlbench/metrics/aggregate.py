@@ -67,6 +67,22 @@ def block_estimate(series: NDArray[np.float64]) -> Estimate:
     return Estimate(value=mean, stderr=stderr, n=len(series))
 
 
+def stderr_of_sd(series: NDArray[np.float64]) -> float | None:
+    """Standard error of the standard deviation of one correlated series; None with fewer than five independent samples.
+
+    That of the variance, the mean of squares, carried over to its root.
+
+    Args:
+        series: (n_samples,), two or more.
+    """
+    sd = float(np.std(series, ddof=1))
+    squares = (series - series.mean()) ** 2
+    n_independent = len(series) / statistical_inefficiency(squares)
+    if n_independent < MIN_INDEPENDENT or sd == 0:
+        return None
+    return float(np.std(squares, ddof=1) / np.sqrt(n_independent) / (2 * sd))
+
+
 def jackknife_stderr(values_without_block: Sequence[float]) -> float:
     """Standard error of a statistic from its values with each block left out in turn.
 

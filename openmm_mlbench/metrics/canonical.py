@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.metrics.aggregate import Estimate, block_estimate, statistical_inefficiency
+from openmm_mlbench.metrics.aggregate import Estimate, block_estimate, stderr_of_sd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +60,8 @@ def temperature_fluctuation(series_K: NDArray[np.float64], n_dof: int) -> Fluctu
     mean = block_estimate(series)
     sd = float(np.std(series, ddof=1))
     expected = canonical_sd(mean.value, n_dof)
-    squares = (series - series.mean()) ** 2
-    n_independent = len(series) / statistical_inefficiency(squares)
-    # The variance of a variance, carried over to its root.
-    stderr = None
-    if n_independent >= 5 and sd > 0:
-        stderr = float(np.std(squares, ddof=1) / np.sqrt(n_independent) / (2 * sd * expected))
+    sd_stderr = stderr_of_sd(series)
+    stderr = None if sd_stderr is None else sd_stderr / expected
     return Fluctuation(
         mean=mean,
         sd=sd,

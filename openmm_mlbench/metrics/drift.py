@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.metrics.aggregate import statistical_inefficiency
+from openmm_mlbench.metrics.aggregate import statistical_inefficiency, stderr_of_sd
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ class Drift:
         slope: kJ/mol/ps per atom.
         stderr: of the slope.
         oscillation: standard deviation around the line, kJ/mol per atom.
+        oscillation_stderr: of it; None where there are too few independent samples.
         times_ps: (n,).
         energy: (n,), kJ/mol per atom, the line's value at the middle subtracted.
         line: (n,), the line itself, kJ/mol per atom.
@@ -37,6 +38,7 @@ class Drift:
     slope: float
     stderr: float
     oscillation: float
+    oscillation_stderr: float | None
     times_ps: NDArray[np.float64]
     energy: NDArray[np.float64]
     line: NDArray[np.float64]
@@ -89,6 +91,7 @@ def compute_drift(times_ps: NDArray[np.float64], total_energy: NDArray[np.float6
         slope=slope,
         stderr=stderr,
         oscillation=oscillation,
+        oscillation_stderr=stderr_of_sd(rest),
         times_ps=t,
         energy=per_atom - centre,
         line=line - centre,

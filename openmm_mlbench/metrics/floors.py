@@ -89,7 +89,7 @@ def noise_floor(
     return Floor(
         value=value,
         length_ps=length_ps,
-        note=f"{note}, scaled to {length_ps:.3g} ps by the root of lengths: {why}",
+        note=f"{note}, scaled to {length_ps:.4g} ps by the root of lengths: {why}",
     )
 
 

@@ -12,6 +12,7 @@ from openmm_mlbench.metrics.aggregate import (
     over_replicas,
     result_over_replicas,
     statistical_inefficiency,
+    stderr_of_sd,
 )
 from openmm_mlbench.metrics.speed import compute_speed, speed_results
 from openmm_mlbench.results import Result
@@ -127,3 +128,11 @@ def test_what_is_no_number_is_never_ok(value, status):
     assert (result.status, result.value) == ("failed", None)
     assert result.note == f"the value is {value}, no finite number; why"
     assert Result(name="x", status="too_short", unit="1").status == "too_short"
+
+
+def test_standard_error_of_a_standard_deviation_covers_its_spread():
+    rng = np.random.default_rng(0)
+    series = [rng.normal(scale=3.0, size=2000) for _ in range(200)]
+    stated = np.mean([stderr_of_sd(one) for one in series])
+    assert stated == pytest.approx(np.std([one.std(ddof=1) for one in series], ddof=1), rel=0.2)
+    assert stderr_of_sd(np.ones(50)) is None
