@@ -41,6 +41,7 @@ from openmm_mlbench.run_measurements import (
     measure_run_drift,
     measure_run_rdf,
     rdf_criterion_of,
+    run_fluctuation,
 )
 
 METRICS_FILE = "metrics.json"
@@ -102,7 +103,7 @@ def analyze(
     measurements += measure_run_geometry(run, first)
     if "drift" in run.observables:
         measurements.append(measure_run_drift(run, first))
-    temperature, temperature_replicas = _measure_temperature(first)
+    temperature, temperature_replicas = _measure_temperature(run, first)
     per_replica |= temperature_replicas
     measurements += [temperature, _measure_speed(run, first)]
     metrics = {
@@ -426,7 +427,7 @@ def _h_r_curves(reference: Reference, densities: dict[str, NDArray[np.float64]])
     return {name: _curve(r_A, y, "A", "1/A") for name, y in curves.items()}
 
 
-def _measure_temperature(replicas: list[Replica]) -> tuple[Measurement, dict[str, PerReplica]]:
+def _measure_temperature(run: Run, replicas: list[Replica]) -> tuple[Measurement, dict[str, PerReplica]]:
     results: list[Result] = []
     per_replica: dict[str, PerReplica] = {}
     for name, column in TEMPERATURES.items():
@@ -437,6 +438,7 @@ def _measure_temperature(replicas: list[Replica]) -> tuple[Measurement, dict[str
             continue
         result, per_replica[name] = temperature_result(name, series)
         results.append(result)
+    results.append(run_fluctuation(run, replicas))
     curves = {}
     for replica in replicas:
         times, values = replica.stable_log("temperature_K")

@@ -9,7 +9,7 @@ import numpy as np
 
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import read_json
-from openmm_mlbench.log_measurements import measure_drift, read_any_log
+from openmm_mlbench.log_measurements import degrees_of_freedom, measure_drift, read_any_log
 from openmm_mlbench.measurements import (
     MDSIM_STRIDE_PS,
     NO_REFERENCE,
@@ -21,6 +21,7 @@ from openmm_mlbench.measurements import (
     references_from_json,
 )
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
+from openmm_mlbench.metrics.canonical import temperature_fluctuation
 from openmm_mlbench.metrics.rdf_stability import RDFWindows
 from openmm_mlbench.protocol_xml import thermostat_of
 from openmm_mlbench.references import reference_file
@@ -241,6 +242,35 @@ def measure_run_drift(run: Run, replicas: Sequence[Replica]) -> Measurement:
     )
     return Measurement(
         observable="drift", mode="standard", definition=definition, results=[result], curves=curves
+    )
+
+
+def run_fluctuation(run: Run, replicas: Sequence[Replica]) -> Result:
+    """Standard deviation of the temperature over the canonical one, over replicas, with the degrees of freedom in its note."""
+    name = "temperature_fluctuation"
+    if run.record["protocol"].get("ensemble") == "NVE":
+        note = "at constant energy the temperature does not fluctuate as in a canonical ensemble"
+        return Result(name=name, status="unsupported", unit="1", note=note)
+    estimates: list[Estimate | None] = []
+    notes: list[str] = []
+    n_frames = 0
+    for replica in replicas:
+        times_ps, series = replica.stable_log("temperature_K")
+        if len(series) < 2:
+            estimates.append(None)
+            continue
+        log = read_any_log(run.folder / f"replica-{replica.index}" / "log.csv", stop_ps=float(times_ps[-1]))
+        dof, origin = degrees_of_freedom(log, run.topology.n_atoms, None)
+        notes.append(f"{dof} degrees of freedom, {origin}")
+        estimates.append(temperature_fluctuation(series, dof).ratio)
+        n_frames += len(series)
+    return result_over_replicas(
+        name,
+        "1",
+        estimates,
+        n_frames=n_frames,
+        missing_status="too_short",
+        note=join_notes("standard deviation over the canonical one, sqrt(2 / dof) T", *notes),
     )
 
 

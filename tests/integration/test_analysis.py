@@ -132,7 +132,7 @@ def test_everything_is_measured_and_written(run, reference):
     }
     assert set(results) == {
         "force_mae", "stability", "n_finished", "h_r_mae", "temperature", "T_rot", "T_vib", "steps_per_second",
-        "ns_per_day", "s_per_million_atom_steps",
+        "ns_per_day", "s_per_million_atom_steps", "temperature_fluctuation",
     }  # fmt: skip
     assert (results["stability"]["status"], results["stability"]["value"]) == ("censored", LENGTH_PS)
     assert results["n_finished"]["value"] == 2
@@ -169,6 +169,17 @@ def test_numbers_against_a_plain_reading_of_the_files(run, reference):
         values = [member[name] for member in members]
         assert results[name]["value"] == pytest.approx(np.mean(values))
         assert results[name]["stderr"] == pytest.approx(np.std(values, ddof=1) / np.sqrt(2))
+
+
+def test_fluctuation_of_the_temperature_is_over_the_canonical_one(run, reference):
+    result = results_of(analyze(run, reference))["temperature_fluctuation"]
+    ratios = []
+    for i in range(2):
+        T = read_log(run / f"replica-{i}" / "log.csv")["temperature_K"]
+        ratios.append(np.std(T, ddof=1) / (np.sqrt(2 / 24) * T.mean()))
+    assert result["value"] == pytest.approx(np.mean(ratios))
+    # 9 atoms whose centre of mass rests.
+    assert "24 degrees of freedom, from kinetic energy and temperature in the log" in result["note"]
 
 
 def test_curves_have_units_and_the_difference_is_one(run, reference):

@@ -123,6 +123,8 @@ def test_energy_drift_of_nve_runs(tmp_path):
     drift = results_of(metrics)["drift"]
     assert drift["status"] == "ok"
     assert drift["n_replicas"] == 2
+    fluctuation = results_of(metrics)["temperature_fluctuation"]
+    assert (fluctuation["status"], fluctuation["value"]) == ("unsupported", None)
     # kJ/mol/ps/atom, of a potential that is cut off; the thermal energy is 1 kJ/mol.
     assert abs(drift["value"]) < 0.05
     curves = next(m["curves"] for m in metrics["measurements"] if m["observable"] == "drift")
