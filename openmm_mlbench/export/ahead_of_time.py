@@ -216,8 +216,8 @@ def specialise_periodic(
         ModelError: an architecture whose index tensors have a length that depends on the configuration.
     """
     example = positions_nm.detach().to(torch.float64), box_nm.detach().to(torch.float64)
-    scaled = [tensor * model.angstrom_per_nm for tensor in example]
-    shifts, capacity = plan_pairs(*scaled, model.cutoff, room=room, shrink=shrink)
+    positions_a, box_a = example[0] * model.angstrom_per_nm, example[1] * model.angstrom_per_nm
+    shifts, capacity = plan_pairs(positions_a, box_a, model.cutoff, room=room, shrink=shrink)
 
     def energy_and_forces(positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         index, vectors = padded_pairs(
