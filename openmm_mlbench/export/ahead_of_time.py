@@ -178,8 +178,15 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
         return torch.jit.script(_Specialised(core, model.atoms))
 
 
-class _SpecialisedPeriodic(_Specialised):
+class _SpecialisedPeriodic(nn.Module):
     """The same in a box."""
+
+    atoms: Tensor
+
+    def __init__(self, core: torch.jit.ScriptModule, atoms: Tensor) -> None:
+        super().__init__()
+        self.core = core
+        self.register_buffer("atoms", atoms)
 
     def forward(self, positions: Tensor, box_vectors: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
