@@ -132,6 +132,7 @@ class ForceNet(Network):
         ModelError: an element without known properties.
     """
 
+    publication = "Hu et al., arXiv 2021"
     direct = True
     rotation = False
     parity = False
