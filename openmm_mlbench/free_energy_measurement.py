@@ -349,7 +349,8 @@ def measure_free_energy(
             colour = f"C{axis}"
             for i, one in enumerate(surfaces):
                 label = ("phi", "psi")[axis] if i == 0 else None
-                plot_profile(one.surface, kT, axis, ax, color=colour, label=label)
+                stderr = one.profile_stderr(axis, kT)
+                plot_profile(one.surface, kT, axis, ax, stderr, color=colour, label=label)
             if reference is not None:
                 plot_profile(reference.surface, kT, axis, ax, color=colour, ls="--", lw=1)
         ax.set(xlabel="angle / rad", title="" if reference is None else "dashed: reference")

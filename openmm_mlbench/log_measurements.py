@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.measurements import Measured, curve
-from openmm_mlbench.metrics.canonical import temperature_fluctuation
+from openmm_mlbench.metrics.canonical import canonical_sd, temperature_fluctuation
 from openmm_mlbench.metrics.drift import MIN_SAMPLES, compute_drift, plot_drift
-from openmm_mlbench.metrics.temperature import temperature_result
+from openmm_mlbench.metrics.temperature import plot_temperature, temperature_result
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.units import BOLTZMANN_KJMOL_K
 
@@ -258,7 +258,8 @@ def measure_temperature(log: Log, n_atoms: int | None, n_dof: int | None) -> Mea
     )
 
     def draw(ax: "Axes") -> None:
-        ax.plot(log["time"], series, lw=0.7)
-        ax.set(xlabel="t / ps", ylabel="T / K")
+        finite = series[np.isfinite(series)]
+        expected = canonical_sd(float(finite.mean()), dof) if len(finite) else None
+        plot_temperature(log["time"], series, ax, expected)
 
     return Measured(measurement=measurement, draw=draw)

@@ -15,7 +15,13 @@ from openmm_mlbench.floor_tables import FloorTable, floor_lengths, floors_record
 from openmm_mlbench.metrics import diffusivity as diffusion
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
 from openmm_mlbench.metrics.distances import N_BINS as H_R_BINS
-from openmm_mlbench.metrics.distances import R_MIN_A, h_r_counts, h_r_mae, histogram_bin_centres
+from openmm_mlbench.metrics.distances import (
+    R_MIN_A,
+    h_r_counts,
+    h_r_mae,
+    histogram_bin_centres,
+    plot_h_r,
+)
 from openmm_mlbench.metrics.floors import (
     N_BLOCKS,
     Floor,
@@ -727,11 +733,9 @@ def measure_distances(
     )
 
     def draw(ax: "Axes") -> None:
-        ax.plot(centres, curves["h"].y, label="h(r)")
-        if known is not None:
-            ax.plot(centres, known.values, "k--", lw=1, label=f"reference, {Path(known.source).name}")
-        ax.set(xlabel="r / A", ylabel="h(r) / (1/A)")
-        ax.legend()
+        of_reference = None if known is None else (centres, known.values)
+        source_name = "" if known is None else f"reference, {Path(known.source).name}"
+        plot_h_r((centres, np.asarray(curves["h"].y)), ax, of_reference, source=source_name)
 
     return Measured(measurement=measurement, draw=draw)
 

@@ -22,7 +22,7 @@ from openmm_mlbench.measurements import (
 )
 from openmm_mlbench.metrics.rdf import AtomPairs, check_mode
 from openmm_mlbench.metrics.rdf_stability import window_deviations
-from openmm_mlbench.metrics.stability import Survival, stability_results, survival
+from openmm_mlbench.metrics.stability import Survival, plot_stability, stability_results, survival
 from openmm_mlbench.references import Reference
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.trajectory import Trajectory
@@ -206,6 +206,14 @@ def _decimated(times_ps: NDArray[np.float64], values: NDArray[np.float64]) -> Cu
 
 def _draw(curves: dict[str, Curve], threshold_A: float, label: str) -> Draw:
     def draw(ax: "Axes") -> None:
+        lines = list(curves.values())
+        if lines and all(line.x == lines[0].x for line in lines):
+            deviations = {
+                name: np.array([np.inf if y is None else y for y in line.y]) for name, line in curves.items()
+            }
+            plot_stability(np.array(lines[0].x), deviations, threshold_A, ax, label)
+            return
+        # Replicas of several lengths.
         for name, line in curves.items():
             ax.plot(line.x, line.y, lw=0.8, label=name)
         ax.axhline(threshold_A, color="k", ls="--", lw=1, label="threshold")

@@ -531,13 +531,17 @@ def yeh_hummer_correction(
 
 
 def plot_diffusivity(result: Diffusivity, ax: "Axes | None" = None) -> "Axes":
-    """MSD against lag in A^2, with the window that D was read off in."""
+    """MSD against lag in A^2, with the lag or window that D was read off in and the line of that D."""
     if ax is None:
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
     ax.plot(result.msd.lags_ps, 100 * result.msd.msd_nm2, label=f"D = {result.estimate.value:.3g} e-9 m2/s")
-    ax.axvspan(*result.window_ps, alpha=0.2)
+    first, last = result.window_ps
+    if first == last:
+        ax.axvline(first, color="0.5", ls=":", lw=1)
+    else:
+        ax.axvspan(first, last, alpha=0.2)
     ax.set(xlabel="t / ps", ylabel="MSD / A^2")
     ax.legend()
     return ax

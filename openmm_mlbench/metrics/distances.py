@@ -7,10 +7,15 @@ swapped equal atoms look alike; widths follow the vibrational temperature, which
 Nose-Hoover run of one molecule does not hold.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # 500 bins on [1e-6, 10] A, as the paper's code has them; the lower edge leaves out an
 # atom's distance to itself there, here it is never computed.
@@ -142,3 +147,34 @@ def h_r_mae(density: NDArray[np.float64], reference_density: NDArray[np.float64]
     if not bin_width > 0:
         raise MetricError(f"bin width {bin_width} A; wanted a positive number")
     return float(np.abs(density - reference_density).sum() * bin_width)
+
+
+def plot_h_r(
+    result: tuple[NDArray[np.float64], NDArray[np.float64]],
+    ax: "Axes | None" = None,
+    reference: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    label: str = "h(r)",
+    source: str = "reference",
+) -> "Axes":
+    """h(r) up to the largest distance there is, the reference dashed.
+
+    Args:
+        result: middles of the bins, A, and the density, 1/A, as ``compute_h_r`` gives them.
+        ax: to draw on.
+        reference: the same of a reference.
+        label: of the line.
+        source: of the reference.
+    """
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
+    lines = [result] if reference is None else [result, reference]
+    ax.plot(*result, label=label)
+    if reference is not None:
+        ax.plot(*reference, "k--", lw=1, label=source)
+    filled = [r[density > 0] for r, density in lines]
+    largest = max((float(r[-1]) for r in filled if len(r)), default=float(result[0][-1]))
+    ax.set(xlabel="r / A", ylabel="h(r) / (1/A)", xlim=(0, 1.05 * largest), ylim=(0, None))
+    ax.legend()
+    return ax

@@ -1,6 +1,7 @@
 """Errors of forces and energies on frames that the model has not seen, in meV/A and meV."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.results import Curve, Result
 from openmm_mlbench.units import MEV_PER_EV
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Points of a parity plot: enough to see outliers, few enough for a file.
 MAX_PARITY_POINTS = 2000
@@ -198,3 +202,18 @@ def parity_curve(true: NDArray[np.float64], predicted: NDArray[np.float64], unit
         return [float(f"{value:.8g}") for value in values[kept]]
 
     return Curve(x=rounded(x), y=rounded(y), x_unit=unit, y_unit=unit)
+
+
+def plot_parity(result: Curve, ax: "Axes | None" = None, label: str = "") -> "Axes":
+    """Predicted against true values, with the line on which they are equal."""
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(4, 4), layout="constrained").subplots()
+    ax.plot(result.x, result.y, ".", ms=2, label=label or None)
+    ends = [min(*result.x, *result.y), max(*result.x, *result.y)]
+    ax.plot(ends, ends, "k-", lw=0.8)
+    ax.set(xlabel=f"true / ({result.x_unit})", ylabel=f"predicted / ({result.y_unit})", aspect="equal")
+    if label:
+        ax.legend()
+    return ax

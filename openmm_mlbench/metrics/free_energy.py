@@ -559,14 +559,24 @@ def mean_surface(surfaces: Sequence[FreeEnergySurface], kT: float, source: str) 
 
 
 def plot_profile(
-    surface: FreeEnergySurface, kT: float, axis: int = 0, ax: "Axes | None" = None, **line: Any
+    surface: FreeEnergySurface,
+    kT: float,
+    axis: int = 0,
+    ax: "Axes | None" = None,
+    stderr: NDArray[np.float64] | None = None,
+    **line: Any,
 ) -> "Axes":
-    """F along one angle."""
+    """F along one angle, with a band of one standard error (n_bins,), kJ/mol, where there is one."""
     if ax is None:
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
-    ax.plot(grid_points(surface.n_bins), surface.profile(axis, kT), **line)
+    points, F = grid_points(surface.n_bins), surface.profile(axis, kT)
+    (drawn,) = ax.plot(points, F, **line)
+    if stderr is not None:
+        seen = np.isfinite(F)
+        low, high = (F - stderr)[seen], (F + stderr)[seen]
+        ax.fill_between(points[seen], low, high, color=drawn.get_color(), alpha=0.25, lw=0)
     ax.set(xlabel=f"{surface.names[axis]} / rad", ylabel="F / (kJ/mol)")
     return ax
 

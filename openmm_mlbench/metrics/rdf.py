@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 N_BINS = 500
 R_MAX_A = 6.0
 MODES = ("paper", "mdsim")
+# Peaks of intramolecular pairs; those of liquids and of most solids are lower.
+_HIGHEST_PEAK, _CUT_AT = 10.0, 5.0
 # More images than this on each side make a run of minutes out of seconds.
 _MAX_REACH = 20.0
 
@@ -322,14 +324,18 @@ def rdf_mae(
 
 
 def plot_rdf(result: RDF, ax: "Axes | None" = None, reference: RDF | None = None) -> "Axes":
-    """g(r) with its coordination number on a second axis; the reference dashed."""
+    """g(r), the reference dashed; a peak of bonds that would flatten all else is cut, its height in the legend."""
     if ax is None:
         from matplotlib.figure import Figure
 
         ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
-    ax.plot(result.r_A, result.g_r, label=result.label)
+    peak = float(result.g_r.max())
+    label = f"{result.label} (up to {peak:.3g})" if peak > _HIGHEST_PEAK else result.label
+    ax.plot(result.r_A, result.g_r, label=label)
     if reference is not None:
         ax.plot(reference.r_A, reference.g_r, "k--", lw=1, label=f"{reference.label}, reference")
     ax.set(xlabel="r / A", ylabel="g(r)")
+    if peak > _HIGHEST_PEAK or ax.get_ylim()[1] > _HIGHEST_PEAK:
+        ax.set_ylim(0, _CUT_AT)
     ax.legend()
     return ax

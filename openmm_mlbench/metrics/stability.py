@@ -8,6 +8,7 @@ outlived the run.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.metrics.aggregate import join_notes
 from openmm_mlbench.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,3 +211,36 @@ def stability_results(replicas: Sequence[Survival], horizon_ps: float) -> list[R
             note=f"of {n} reached {horizon_ps:g} ps without breaking",
         ),
     ]
+
+
+def plot_stability(
+    times_ps: NDArray[np.float64],
+    deviations_A: dict[str, NDArray[np.float64]],
+    threshold_A: float,
+    ax: "Axes | None" = None,
+    ylabel: str = "deviation / A",
+) -> "Axes":
+    """Deviations against time and the threshold, the time at which the first of them exceeds it marked.
+
+    Args:
+        times_ps: (n,).
+        deviations_A: label -> (n,): the largest of the bonds, or of the RDFs of each window.
+        threshold_A: beyond it is unstable.
+        ax: to draw on.
+        ylabel: what deviates.
+    """
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
+    for label, values in deviations_A.items():
+        ax.plot(times_ps, values, lw=0.8, label=label)
+    ax.axhline(threshold_A, color="k", ls="--", lw=1, label="threshold")
+    broken = first_broken_frame(np.max(np.stack(list(deviations_A.values())), axis=0), threshold_A)
+    if broken is not None:
+        ax.axvline(
+            times_ps[broken], color="#B00020", ls=":", lw=1, label=f"unstable at {times_ps[broken]:g} ps"
+        )
+    ax.set(xlabel="t / ps", ylabel=ylabel, ylim=(0, None))
+    ax.legend()
+    return ax

@@ -7,6 +7,7 @@ over replicas stands in every note.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.metrics.aggregate import Estimate, block_estimate, join_notes, result_over_replicas
 from openmm_mlbench.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def temperature_result(
@@ -44,3 +48,34 @@ def temperature_result(
         name, "K", estimates, n_frames=n_frames, note=join_notes(spread), missing_status="too_short"
     )
     return result, estimates
+
+
+def plot_temperature(
+    times_ps: NDArray[np.float64],
+    series_K: NDArray[np.float64],
+    ax: "Axes | None" = None,
+    canonical_sd_K: float | None = None,
+) -> "Axes":
+    """Temperature against time with its mean, and a band of the canonical standard deviation around it.
+
+    Args:
+        times_ps: (n,).
+        series_K: (n,).
+        ax: to draw on.
+        canonical_sd_K: of the canonical ensemble.
+    """
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(figsize=(5, 3.5), layout="constrained").subplots()
+    ax.plot(times_ps, series_K, lw=0.5, color="0.6")
+    finite = series_K[np.isfinite(series_K)]
+    if len(finite):
+        mean = float(finite.mean())
+        ax.axhline(mean, color="C0", label=f"mean {mean:.4g} K")
+        if canonical_sd_K is not None:
+            label = f"canonical SD {canonical_sd_K:.3g} K, here {np.std(finite):.3g} K"
+            ax.axhspan(mean - canonical_sd_K, mean + canonical_sd_K, color="C0", alpha=0.2, label=label)
+        ax.legend()
+    ax.set(xlabel="t / ps", ylabel="T / K")
+    return ax
