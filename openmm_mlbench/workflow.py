@@ -309,11 +309,12 @@ def import_file(
     elif dataset is not None and _is_named(dataset):
         topology, positions_A = read_structure(asset_path("systems", system_of(dataset), "topology.pdb"))
         tried = (topology.atomic_numbers, positions_A)
-    named = find_dataset(dataset) if dataset is not None and _is_named(dataset) else None
+    named = dataset is not None and _is_named(dataset)
+    labels = _labels_of(dataset, data) if dataset is not None else None
     trained_on = stated_data(
         dataset or UNKNOWN,
-        level_of_theory or (named.level_of_theory if named else UNKNOWN),
-        source or (named.source if named else UNKNOWN),
+        level_of_theory or (UNKNOWN if labels is None else labels.level_of_theory),
+        source or (UNKNOWN if labels is None else labels.source),
     )
     imported = import_model(
         file,
@@ -326,7 +327,7 @@ def import_file(
         structure=tried,
         note=note,
     )
-    if named is None and data is None:
+    if not named and data is None:
         return imported
     try:
         test = data_of(imported.card, data)
@@ -341,6 +342,16 @@ def import_file(
     card = _with_errors(imported.card, predictor_of(archive), test.frames)
     rewrite_card(archive, card)
     return replace(imported, card=card)
+
+
+def _labels_of(dataset: str, data: str | Path | None) -> Frames | None:
+    """Frames with the labels that a user names, where they are at hand."""
+    try:
+        return load_dataset(dataset, path=data) if _is_named(dataset) else load_dataset(str(data or dataset))
+    except DataError:
+        if data is not None:
+            raise
+        return None
 
 
 def find_model(id_or_path: str | Path) -> Potential | ReferencePotential:

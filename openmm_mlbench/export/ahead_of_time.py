@@ -37,11 +37,14 @@ def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return aten.addcmul(aten.sigmoid_backward(gradient * x, sigmoid), gradient, sigmoid)
 
 
-# TorchForce always freezes its module, and freezing fails on fused multiply-adds of constants.  The
-# backward pass of silu would be traced as eight operations; like this it has three and shares the sigmoid.
+# TorchForce always freezes its module, and freezing fails on fused multiply-adds of constants.
 _DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
     aten.addmm.default: _addmm,
     aten.baddbmm.default: _baddbmm,
+}
+# The backward pass of silu would be traced as eight operations; like this it has three and shares the
+# sigmoid.  Without a backward pass the single operation is faster.
+_WITH_BACKWARD: dict[Any, Callable[..., Tensor]] = {
     aten.silu.default: _silu,
     aten.silu_backward.default: _silu_backward,
 }

@@ -28,6 +28,7 @@ from openmm_mlbench.export.imported_model import ImportedModel
 from openmm_mlbench.export.operators import (
     define_unused,
     import_packages,
+    is_registered,
     load_libraries,
     named_operators,
 )
@@ -113,8 +114,15 @@ def import_model(
     load_libraries(stated.libraries)
     known = {schema.split("(")[0]: schema for schema in deepmd.TABULATED}
     named = named_operators(path)
-    unused = [known[name] for name in named if name in known and not _runs(name)]
+    unused = [known[name] for name in named if name in known and not is_registered(name)]
     define_unused(unused)
+    stubs = {schema.split("(")[0] for schema in unused}
+    missing = [name for name in named if not is_registered(name) and name not in stubs]
+    if missing:
+        raise ModelError(
+            f"{path} names the custom operators {', '.join(missing)}, which nothing here brings; give what does with "
+            "--needs-package or --needs-library"
+        )
     foreign = READERS[kind](path, stated)
     numbers, positions_A = structure or grid_of(foreign.species)
     strange = sorted(set(numbers.tolist()) - set(foreign.species))
@@ -154,7 +162,7 @@ def import_model(
             open_space=open_space,
             any_box=any_box,
             packages=list(stated.packages),
-            operators=[name for name in named if name not in {schema.split("(")[0] for schema in unused}],
+            operators=[name for name in named if name not in stubs],
             libraries=[Path(library).name for library in stated.libraries],
             unused_operators=unused,
             driver="auto",
@@ -214,15 +222,6 @@ def predict_frames(
     return np.array(energies), np.stack(forces)
 
 
-def _runs(operator: str) -> bool:
-    """Whether it is registered with something to run, and not by its schema alone."""
-    return any(
-        torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)  # noqa: SLF001 - the only way to ask
-        for key in ("CPU", "CUDA", "CompositeImplicitAutograd", "CompositeExplicitAutograd")
-        if torch._C._dispatch_has_kernel(operator)  # noqa: SLF001
-    )
-
-
 def _options(stated: Stated, foreign: Foreign) -> dict[str, Any]:
     """What was stated or taken for granted, for the card."""
     given = {
@@ -270,7 +269,7 @@ def _serves(
             if not finite:
                 reasons.append("energy or forces are not finite")
             runs.append(finite)
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.Error) as error:
             runs.append(False)
             reasons.append(_first_line(error))
     if not any(runs):

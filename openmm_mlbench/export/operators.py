@@ -21,8 +21,9 @@ LIBRARIES_VARIABLE = "MLBENCH_OPERATORS"
 # Of torch itself.
 _BUILT_IN = {"aten", "prim", "prims", "profiler", "quantized", "inductor", "c10d", "mkldnn", "rngprims"}
 _CALL = re.compile(r"\bops\.(\w+)\.(\w+)")
-# Kept alive: what a Library object defines goes with it.
-_defined: list[torch.library.Library] = []
+# Registered by their schema alone, which is enough to load what never calls them.  What a Library
+# object defines goes with it, so it is kept.
+_stubs: dict[str, torch.library.Library] = {}
 
 
 def named_operators(path: str | Path) -> list[str]:
@@ -39,8 +40,9 @@ def named_operators(path: str | Path) -> list[str]:
 
 
 def is_registered(operator: str) -> bool:
-    """Whether TorchScript finds it in this process."""
-    return bool(torch._C._jit_get_schemas_for_operator(operator))  # noqa: SLF001 - the only way to ask
+    """Whether TorchScript finds it in this process, with something to run behind it."""
+    # The only way to ask.
+    return operator not in _stubs and bool(torch._C._jit_get_schemas_for_operator(operator))  # noqa: SLF001
 
 
 def load_libraries(paths: Iterable[str]) -> None:
@@ -77,11 +79,10 @@ def define_unused(schemas: Sequence[str]) -> None:
     """Register operators by their schema alone, where they are not there; calling one is an error."""
     for schema in schemas:
         name = schema.split("(")[0]
-        if not is_registered(name):
+        if name not in _stubs and not is_registered(name):
             space, rest = schema.split("::", 1)
-            library = torch.library.Library(space, "FRAGMENT")
-            library.define(rest)
-            _defined.append(library)
+            _stubs[name] = torch.library.Library(space, "FRAGMENT")
+            _stubs[name].define(rest)
 
 
 def provide(

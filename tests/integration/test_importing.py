@@ -1,0 +1,498 @@
+"""A TorchScript module of somebody else's becomes a model like any other, or is refused in clear words."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import foreign_modules
+import fresh_models
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from openmm import app, unit
+from typer.testing import CliRunner
+
+from openmm_mlbench.cli import app as command_line
+from openmm_mlbench.cli import main
+from openmm_mlbench.errors import ModelError, PotentialError
+from openmm_mlbench.export import importing, operators
+from openmm_mlbench.export.adapters import deepmd
+from openmm_mlbench.export.adapters.foreign import Stated
+from openmm_mlbench.export.adapters.torchscript import Signature
+from openmm_mlbench.export.archive import find_archive, read_card
+from openmm_mlbench.export.card import Card
+from openmm_mlbench.export.importing import import_model, predict_frames
+from openmm_mlbench.potential import Potential
+from openmm_mlbench.units import KJMOL_PER_EV
+
+EDGES = '{"pos": positions, "z": numbers, "edge_index": edges, "shift": shifts} -> {"energy": energy}'
+STATED = Stated(
+    signature=EDGES,
+    elements=["H", "C", "O"],
+    cutoff=foreign_modules.CUTOFF,
+    energy_unit="eV",
+    length_unit="A",
+)
+CELL = np.array([[6.2, 0.0, 0.0], [1.4, 5.9, 0.0], [-1.1, 1.7, 5.6]])
+ARGUMENTS = ("--elements", "H,C,O", "--cutoff", "4", "--energy-unit", "eV", "--length-unit", "A")
+
+
+def ethanol(cell=None):
+    atoms = Atoms(fresh_models.ethanol()[0].atomic_numbers, 10 * fresh_models.ethanol_positions_nm())
+    if cell is not None:
+        atoms.set_cell(cell)
+        atoms.pbc = True
+    return atoms
+
+
+def plain(atoms):
+    """Energy, eV, and forces, eV/A, of all pairs and images, picked one by one."""
+    positions = torch.tensor(atoms.positions, requires_grad=True)
+    numbers = torch.tensor(atoms.numbers)
+    images = [np.array(n) - 3 for n in np.ndindex(7, 7, 7)] if atoms.pbc.any() else [np.zeros(3)]
+    found = []
+    for i, j in np.ndindex(len(atoms), len(atoms)):
+        for image in images:
+            shift = image @ atoms.cell.array
+            distance = np.linalg.norm(atoms.positions[j] - atoms.positions[i] + shift)
+            if distance < foreign_modules.CUTOFF and (i != j or image.any()):
+                found.append((i, j, shift))
+    i, j = (torch.tensor([pair[k] for pair in found]) for k in (0, 1))
+    vectors = positions[j] - positions[i] + torch.tensor(np.array([pair[2] for pair in found]))
+    total = 0.5 * foreign_modules.pair_energies(vectors, numbers[i], numbers[j]).sum()
+    (gradient,) = torch.autograd.grad(total, positions)
+    return total.item(), -gradient.numpy()
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edges")
+    file = foreign_modules.write(foreign_modules.Edges(), folder / "edges.pt")
+    result = import_model(file, "torchscript", folder / "model.pt", stated=STATED)
+    return folder / "model.pt", result
+
+
+def module_of(name, folder):
+    return foreign_modules.write(getattr(foreign_modules, name)(), folder / f"{name}.pt")
+
+
+GUISES = [
+    ("Edges", EDGES, {}),
+    ("Vectors", "numbers, edges, vectors -> energy, forces", {}),
+    ("Edges", EDGES.replace("shifts}", "-(-shifts)}"), {}),
+    ("Molecules", "(types[1], positions[1]), none -> _, energy", {}),
+    ("Molecules", "(types[1], positions[1]), cell_or_none -> _, energy", {}),
+    ("Gradient", "positions, numbers, cell -> energy, gradient", {"energy_unit": "kJ/mol", "length_unit": "nm", "cutoff": 0.4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "signature", "stated"), GUISES, ids=[f"{g[0]}: {g[1]}"[:60] for g in GUISES]
+)
+def test_every_guise_of_a_pair_sum_gives_its_numbers(tmp_path, name, signature, stated):
+    file = module_of(name, tmp_path)
+    given = dataclasses.replace(STATED, signature=signature, **stated)
+    result = import_model(file, "torchscript", tmp_path / "model.pt", stated=given)
+    assert all(row.passed for row in result.rows), result.rows
+    assert result.card.origin.open_space
+    assert result.card.origin.any_box == (name != "Molecules")
+    assert result.card.cutoff_A == pytest.approx(4.0)
+    calculator = Potential.load(tmp_path / "model.pt").as_ase_calculator()
+    # A minimum image is all that Gradient knows: a larger cell.
+    cell = CELL * 2 if name == "Gradient" else CELL
+    for atoms in (ethanol(), *([ethanol(cell)] if name != "Molecules" else [])):
+        energy, forces = plain(atoms)
+        atoms.calc = calculator
+        assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-9)
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-9 * np.abs(forces).max())
+
+
+def test_the_card_says_where_it_comes_from(edges):
+    path, result = edges
+    card = read_card(path)
+    assert card == result.card
+    origin = card.origin
+    assert (card.model, card.dtype, card.species, card.n_parameters) == (
+        "torchscript",
+        "float64",
+        [1, 6, 8],
+        1,
+    )
+    assert (origin.kind, origin.file, origin.driver) == ("torchscript", "edges.pt", "auto")
+    assert origin.options["signature"] == EDGES
+    assert (origin.options["energy_unit"], origin.options["length_unit"]) == ("eV", "A")
+    assert (card.trained_on.dataset, card.trained_on.n_train, card.licence) == ("unknown", None, "unknown")
+    assert all(dataclasses.asdict(card.claims).values())
+    assert Card.from_json(card.to_json(), "here") == card
+
+
+def test_only_imported_models_may_have_gaps(edges):
+    card = edges[1].card
+    with pytest.raises(ValueError, match="gaps"):
+        dataclasses.replace(card, origin=None)
+
+
+def test_float32_weights_and_large_offsets(tmp_path):
+    file = foreign_modules.write(foreign_modules.Edges(torch.float32), tmp_path / "single.pt")
+    result = import_model(file, "torchscript", tmp_path / "model.pt", stated=STATED)
+    assert all(row.passed for row in result.rows), result.rows
+    assert result.card.dtype == "float32"
+    double = dataclasses.replace(STATED, dtype="float64")
+    result = import_model(file, "torchscript", tmp_path / "double.pt", stated=double)
+    assert result.card.dtype == "float64"
+    atoms = ethanol()
+    atoms.calc = Potential.load(tmp_path / "model.pt").as_ase_calculator()
+    energy = atoms.get_potential_energy()
+    assert energy == pytest.approx(plain(atoms)[0], rel=1e-5)
+    assert energy != plain(atoms)[0]
+
+
+class Lopsided(torch.nn.Module):
+    """A field along x: neither rotation nor a net force of zero."""
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return (positions[:, 0].cos() * 3.0).sum()
+
+
+def test_what_does_not_hold_is_not_claimed(tmp_path):
+    file = foreign_modules.write(Lopsided(), tmp_path / "field.pt")
+    told = []
+    given = dataclasses.replace(STATED, signature="positions -> energy")
+    result = import_model(file, "torchscript", tmp_path / "model.pt", stated=given, note=told.append)
+    claims = result.card.claims
+    assert (claims.conservative, claims.rotation, claims.zero_net_force) == (True, False, False)
+    assert any("not claimed: rotation" in line for line in told)
+    # Translation is no claim, and this module breaks it.
+    assert [row.name for row in result.rows if not row.passed] == ["translation"]
+
+
+class Wrong(torch.nn.Module):
+    """Its forces are no derivative of its energy."""
+
+    def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        centred = positions - positions.mean(0, keepdim=True)
+        return centred.square().sum(), -centred
+
+
+def test_forces_that_are_no_gradient_are_not_claimed_conservative(tmp_path):
+    file = foreign_modules.write(Wrong(), tmp_path / "wrong.pt")
+    given = dataclasses.replace(STATED, signature="positions -> energy, forces")
+    result = import_model(file, "torchscript", tmp_path / "model.pt", stated=given)
+    assert not result.card.claims.conservative
+    assert result.card.claims.rotation
+
+
+class Detached(torch.nn.Module):
+    """TorchForce's freezing drops ``detach``: in a Context this is another function."""
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        centred = positions - positions.mean(0, keepdim=True)
+        squares = centred.square().sum()
+        return squares * squares.detach()
+
+
+def test_python_force_where_torch_force_changes_the_numbers(tmp_path):
+    file = foreign_modules.write(Detached(), tmp_path / "detached.pt")
+    told = []
+    given = dataclasses.replace(STATED, signature="positions -> energy")
+    result = import_model(file, "torchscript", tmp_path / "model.pt", stated=given, note=told.append)
+    assert result.card.origin.driver == "pythonforce"
+    assert any("PythonForce" in line for line in told)
+    (row,) = (row for row in result.rows if row.name == "in OpenMM against archive")
+    assert row.passed
+    potential = Potential.load(tmp_path / "model.pt")
+    topology = topology_of_ethanol()
+    assert type(potential.create_force(topology)).__name__ == "PythonForce"
+    assert type(potential.create_force(topology, driver="torchforce")).__name__ != "PythonForce"
+
+
+def topology_of_ethanol(cell=None):
+    from openmm_mlbench.assets import asset_path
+
+    topology = app.PDBFile(str(asset_path("systems", "ethanol", "topology.pdb"))).topology
+    if cell is not None:
+        topology.setPeriodicBoxVectors(cell / 10 * unit.nanometer)
+    return topology
+
+
+def test_what_a_model_does_not_serve_is_refused(tmp_path, edges):
+    file = module_of("Molecules", tmp_path)
+    given = dataclasses.replace(STATED, signature="(types[1], positions[1]), none -> _, energy")
+    import_model(file, "torchscript", tmp_path / "model.pt", stated=given)
+    molecules = Potential.load(tmp_path / "model.pt")
+    with pytest.raises(PotentialError, match="knows no periodic box"):
+        molecules.create_system(topology_of_ethanol(CELL))
+    potential = Potential.load(edges[0])
+    potential.create_system(topology_of_ethanol(CELL))
+    with pytest.raises(PotentialError, match="imported from torchscript; ahead-of-time"):
+        potential.create_system(topology_of_ethanol(), evaluation="ahead-of-time")
+    with pytest.raises(PotentialError, match="not trained on N"):
+        potential.module([7, 7])
+    with pytest.raises(ModelError, match="has no network class here"):
+        potential.archive.load_eager()
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("positions", "INPUTS -> OUTPUTS"),
+        ("positions -> ", "INPUTS -> OUTPUTS"),
+        ("coordinates -> energy", "'coordinates' is no input"),
+        ("positions[2] -> energy", r"'positions\[2\]' is no input"),
+        ("positions -> force", "'force' is no output"),
+        ("positions -> forces", "no output is called energy"),
+        ("numbers -> energy", "neither positions nor vectors"),
+        ("positions -> energy, energy", "twice"),
+        ("positions -> energy, forces, gradient", "twice"),
+        ("positions( -> energy", "cannot be read"),
+        ("__import__('os').system('true') -> energy", "is no input"),
+    ],
+)
+def test_signatures_that_are_none(signature, message):
+    with pytest.raises(ModelError, match=message):
+        Signature(signature)
+
+
+def test_files_and_statements_that_do_not_fit(tmp_path):
+    file = module_of("Edges", tmp_path)
+    out = tmp_path / "model.pt"
+
+    def refuse(message, kind="torchscript", file=file, **changes):
+        with pytest.raises(ModelError, match=message):
+            import_model(file, kind, out, stated=dataclasses.replace(STATED, **changes))
+        assert not out.exists()
+
+    refuse("kind 'ani' is not known", kind="ani")
+    refuse("does not exist", file=tmp_path / "nothing.pt")
+    refuse("give --signature, --cutoff", signature=None, cutoff=None)
+    refuse("cannot be called as 'positions -> energy'", signature="positions -> energy")
+    refuse("'Xy' is no element|Xy is no element", elements=["H", "Xy"])
+    refuse("element twice", elements=["H", "H"])
+    refuse("not of NequIP", kind="nequip")
+    refuse("not of DeePMD-kit", kind="deepmd")
+    (tmp_path / "text.pt").write_text("nothing of the kind")
+    refuse("cannot be loaded as TorchScript", file=tmp_path / "text.pt")
+    for changes, message in (
+        ({"energy_unit": "calories"}, "unit 'calories' is not known"),
+        ({"length_unit": "mm"}, "unit 'mm' is not known"),
+        ({"dtype": "float16"}, "dtype 'float16' is not known"),
+        ({"cutoff": -1.0}, "is no distance"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            dataclasses.replace(STATED, **changes)
+
+
+class Undefined(torch.nn.Module):
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return (positions.square().sum() * -1.0).sqrt()
+
+
+def test_a_model_that_runs_nowhere(tmp_path):
+    file = foreign_modules.write(Undefined(), tmp_path / "nan.pt")
+    given = dataclasses.replace(STATED, signature="positions -> energy")
+    with pytest.raises(ModelError, match=r"runs neither with a box nor without .*not finite"):
+        import_model(file, "torchscript", tmp_path / "model.pt", stated=given)
+
+
+def test_a_structure_of_other_elements(tmp_path):
+    file = module_of("Edges", tmp_path)
+    structure = (np.array([7, 7]), np.array([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]]))
+    with pytest.raises(ModelError, match=r"holds the atomic numbers \[7\]"):
+        import_model(file, "torchscript", tmp_path / "model.pt", stated=STATED, structure=structure)
+
+
+# ---- pickles ----
+
+
+class Payload:
+    """A pickle that runs code: it writes a file where it is opened."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("kind", ["mace", "schnetpack"])
+def test_a_pickle_is_not_opened_without_trust(tmp_path, kind):
+    file = tmp_path / "evil.model"
+    torch.save(Payload(tmp_path / "it-ran"), file)
+    told = []
+    with pytest.raises(ModelError, match=r"SHA-256 [0-9a-f]{64}.*give --trust"):
+        import_model(file, kind, tmp_path / "model.pt", stated=STATED, note=told.append)
+    # The hash is told before anything else happens.
+    assert "SHA-256" in told[0]
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_an_interpreter_without_the_package(tmp_path):
+    file = tmp_path / "some.model"
+    torch.save({"weights": 1}, file)
+    for python, message in (("/nowhere/python", "does not run"), (None, "mace-torch does not import here")):
+        given = dataclasses.replace(STATED, python=python)
+        with pytest.raises(ModelError, match=message):
+            import_model(file, "mace", tmp_path / "model.pt", stated=given, trusted=True)
+
+
+# ---- what a model needs where it runs ----
+
+OPERATOR = """
+import torch
+torch.library.define("mlbench_test::double", "(Tensor x) -> Tensor")
+@torch.library.impl("mlbench_test::double", "CompositeImplicitAutograd")
+def double(x):
+    return x + x
+"""
+USE_IT = """
+import sys
+from pathlib import Path
+import torch
+import mlbench_operators
+from openmm_mlbench.cli import main
+class Doubled(torch.nn.Module):
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        centred = positions - positions.mean(0, keepdim=True)
+        return torch.ops.mlbench_test.double(centred.square()).sum()
+torch.jit.script(Doubled()).save(sys.argv[1])
+main(["import", *sys.argv[1:]])
+"""
+
+
+def test_custom_operators_are_named_and_missed(tmp_path, monkeypatch):
+    (tmp_path / "mlbench_operators.py").write_text(OPERATOR)
+    # TorchScript reads the source of a class from its file.
+    (tmp_path / "use_it.py").write_text(USE_IT)
+    file, out = tmp_path / "doubled.pt", tmp_path / "model.pt"
+    answer = subprocess.run(
+        [
+            sys.executable, tmp_path / "use_it.py", file, "--as", "torchscript", "-o", out, *ARGUMENTS,
+            "--signature", "positions -> energy", "--needs-package", "mlbench_operators",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    origin = read_card(out).origin
+    assert (origin.operators, origin.packages) == (["mlbench_test::double"], ["mlbench_operators"])
+    # In this process nothing brings the operator: neither file loads, and each message says what would.
+    given = dataclasses.replace(STATED, signature="positions -> energy")
+    with pytest.raises(ModelError, match=r"mlbench_test::double.*--needs-package or --needs-library"):
+        import_model(file, "torchscript", tmp_path / "other.pt", stated=given)
+    archive = find_archive(out)
+    with pytest.raises(ModelError, match="needs the Python package mlbench_operators"):
+        archive.load_script()
+    bare = dataclasses.replace(
+        archive.card, origin=dataclasses.replace(origin, packages=[], libraries=["libx.so"])
+    )
+    with pytest.raises(
+        ModelError, match=r"calls the custom operators mlbench_test::double of libx.so; set MLBENCH_OPERATORS"
+    ):
+        dataclasses.replace(archive, card=bare).load_script()
+    monkeypatch.setenv("MLBENCH_OPERATORS", str(tmp_path / "libx.so"))
+    with pytest.raises(ModelError, match=r"libx.so does not load"):
+        dataclasses.replace(archive, card=bare).load_script()
+
+
+class Tabulated(torch.nn.Module):
+    """Names an operator of DeePMD-kit's library, as its frozen models do, and calls it only if told to."""
+
+    def __init__(self, compress: bool) -> None:
+        super().__init__()
+        self.compress = compress
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        squares = (positions - positions.mean(0, keepdim=True)).square()
+        if self.compress:
+            squares = torch.ops.deepmd.tabulate_fusion_se_r(squares, squares, squares, 1)[0]
+        return squares.sum()
+
+
+def test_operators_that_are_named_and_not_called(tmp_path):
+    operators.define_unused(deepmd.TABULATED)
+    # Named by their schema alone, they count as missing wherever one is called.
+    assert not operators.is_registered("deepmd::tabulate_fusion_se_r")
+    given = dataclasses.replace(STATED, signature="positions -> energy")
+    for compress in (False, True):
+        file = foreign_modules.write(Tabulated(compress), tmp_path / "deepmd.pt")
+        assert operators.named_operators(file) == ["deepmd::tabulate_fusion_se_r"]
+        if compress:
+            with pytest.raises(ModelError, match="runs neither with a box nor without"):
+                import_model(file, "torchscript", tmp_path / "compressed.pt", stated=given)
+            continue
+        origin = import_model(file, "torchscript", tmp_path / "model.pt", stated=given).card.origin
+        assert origin.operators == []
+        assert origin.unused_operators == [deepmd.TABULATED[1]]
+    # A process that has never heard of it runs the archive all the same.
+    answer = subprocess.run(
+        [sys.executable, "-m", "openmm_mlbench.cli", "check", tmp_path / "model.pt"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+
+
+# ---- everything else works on it ----
+
+
+def test_from_import_to_a_page(tmp_path, edges):
+    """The command line: import, check, simulate, analyze, report; numbers as by hand."""
+    file = edges[0].parent / "edges.pt"
+    out, run = tmp_path / "mine.pt", tmp_path / "run"
+
+    def call(*arguments):
+        result = CliRunner().invoke(command_line, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    said = call(
+        "import", file, "--as", "torchscript", "-o", out, *ARGUMENTS, "--signature", EDGES,
+        "--dataset", "ethanol-gfn2", "--licence", "CC-BY 4.0",
+    )  # fmt: skip
+    card = read_card(out)
+    assert f"force MAE {card.errors['force_mae_meV_A']:.1f} meV/A" in said
+    assert (card.trained_on.dataset, card.licence) == ("ethanol-gfn2", "CC-BY 4.0")
+    assert card.trained_on.level_of_theory.startswith("GFN2")
+    frames, split = fresh_models.ethanol()
+    test = frames.select(split.test[:5])
+    energies, forces = predict_frames(find_archive(out).load_script(), test)
+    for k in range(5):
+        energy, force = plain(Atoms(test.atomic_numbers, test.positions[k]))
+        assert energies[k] == pytest.approx(energy, rel=1e-9)
+        np.testing.assert_allclose(forces[k], force, atol=1e-9)
+    call("check", out)
+    call("simulate", "ethanol", "--model", out, "--replicas", 1, "--length", 0.1, "-o", run)
+    call("analyze", run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    results = {r["name"]: r for m in metrics["measurements"] for r in m["results"]}
+    assert results["force_mae"]["value"] == pytest.approx(card.errors["force_mae_meV_A"], rel=1e-6)
+    call("report", run, "-o", tmp_path / "report.html")
+    assert "torchscript" in (tmp_path / "report.html").read_text()
+
+
+def test_a_model_of_unknown_data_checks_on_its_own_structure(edges, capsys):
+    main_exit = None
+    try:
+        main(["check", str(edges[0])])
+    except SystemExit as stop:
+        main_exit = stop.code
+    assert main_exit in (None, 0)
+    assert "permutation of atoms" in capsys.readouterr().out
+
+
+def test_a_grid_keeps_atoms_apart():
+    numbers, positions = importing.grid_of([1, 6, 8, 17])
+    assert sorted(set(numbers.tolist())) == [1, 6, 8, 17]
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)[np.triu_indices(len(numbers), 1)]
+    assert 1.4 < distances.min() < 2.5
+
+
+def test_energies_of_a_context_are_in_kj(edges):
+    from test_potential import evaluate
+
+    atoms = ethanol()
+    energy, _ = evaluate(Potential.load(edges[0]).create_system(topology_of_ethanol()), atoms.positions / 10)
+    assert energy == pytest.approx(plain(atoms)[0] * KJMOL_PER_EV, rel=1e-9)
