@@ -455,7 +455,9 @@ def stability(
     if limit is not None and limit <= 0:
         raise MetricError(f"threshold {threshold!r}; wanted a length above zero, like 0.5A")
     if pairs is None:
-        measured = measure_bond_stability(source, threshold_A=limit or BOND_THRESHOLD_A, reference=known)
+        measured = measure_bond_stability(
+            source, threshold_A=limit or BOND_THRESHOLD_A, reference=known, mode=mode
+        )
     else:
         measured = measure_rdf_stability(
             source,
@@ -647,15 +649,22 @@ def free_energy(
     ] = None,
     reference_interval: ReferenceIntervalOption = None,
     fes: Annotated[Path | None, typer.Option(help="Write the surface here as PLUMED's fes.dat.")] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option("--map", help="Draw the surface of the first replica here, .png, .pdf or .svg."),
+    ] = None,
     mode: ModeOption = "paper",
     json: JsonOption = None,
     plot: PlotOption = None,
 ) -> None:
     """Free energy along two dihedrals, from hills, from a COLVAR by reweighting, or from an unbiased trajectory."""
+    from dataclasses import replace
+
     _check_outputs(json, plot)
+    _check_outputs(fes, map_)
     from openmm_mlbench import free_energy_measurement as work
     from openmm_mlbench.measurements import Source
-    from openmm_mlbench.metrics.free_energy import write_fes
+    from openmm_mlbench.metrics.free_energy import plot_surface, write_fes
 
     kT = work.kT_of(temperature, mode)
     angles: list[Any] = []
@@ -707,6 +716,8 @@ def free_energy(
     measured = work.measure_free_energy(
         surfaces, kT=kT, mode=mode, inputs=inputs, reference=known, angles=angles
     )
+    if map_ is not None:
+        save_plot(replace(measured, draw=lambda ax: plot_surface(surfaces[0].surface, ax)), map_)
     _finish(measured, json, plot)
 
 

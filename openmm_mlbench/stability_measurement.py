@@ -73,7 +73,11 @@ def _bonds_and_lengths(
 
 
 def measure_bond_stability(
-    source: Source, *, threshold_A: float = BOND_THRESHOLD_A, reference: "Source | Path | None" = None
+    source: Source,
+    *,
+    threshold_A: float = BOND_THRESHOLD_A,
+    reference: "Source | Path | None" = None,
+    mode: str = "paper",
 ) -> Measured:
     """Time of the first frame in which a bond is too long or too short, over replicas.
 
@@ -81,7 +85,9 @@ def measure_bond_stability(
         source: trajectories.
         threshold_A: 0.5 A in the paper.
         reference: a trajectory for the mean lengths, or the JSON of a data set's reference.
+        mode: ``paper`` or ``mdsim``, which agree here; for the record.
     """
+    check_mode(mode)
     bonds, equilibrium, origin = _bonds_and_lengths(source, reference)
     survivals: list[Survival] = []
     curves: dict[str, Curve] = {}
@@ -95,7 +101,7 @@ def measure_bond_stability(
         curves[name] = _decimated(times, deviation)
     measurement = Measurement(
         observable="stability",
-        mode="paper",
+        mode=mode,
         definition=(
             f"Time of the first frame in which a bond is more than {threshold_A:g} A off its equilibrium length "
             "(paper, eq. 9); over replicas the Kaplan-Meier mean restricted to the length of the run."

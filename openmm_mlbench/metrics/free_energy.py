@@ -588,7 +588,9 @@ def plot_surface(surface: FreeEnergySurface, ax: "Axes | None" = None) -> "Axes"
 
         ax = Figure(figsize=(5, 4), layout="constrained").subplots()
     F = np.ma.masked_invalid(surface.F - surface.F.min()).T
-    image = ax.imshow(F, origin="lower", extent=(-np.pi, np.pi, -np.pi, np.pi), cmap="viridis")
+    # Each pixel around its grid point, the first at -pi.
+    low, high = -np.pi - np.pi / surface.n_bins, np.pi - np.pi / surface.n_bins
+    image = ax.imshow(F, origin="lower", extent=(low, high, low, high), cmap="viridis")
     ax.set(xlabel=f"{surface.names[0]} / rad", ylabel=f"{surface.names[1]} / rad")
     ax.figure.colorbar(image, ax=ax, label="F / (kJ/mol)")
     return ax

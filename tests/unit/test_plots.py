@@ -84,7 +84,10 @@ def test_free_energy_with_a_band():
     ax = plot_profile(surface, 2.5, 0, stderr=np.full(24, 0.3), label="phi")
     (band,) = ax.collections
     assert band.get_paths()[0].get_extents().height > 9
-    assert plot_surface(surface).get_xlabel() == "phi / rad"
+    map_ = plot_surface(surface)
+    assert map_.get_xlabel() == "phi / rad"
+    # The pixel of the first grid point lies around -pi.
+    assert map_.images[0].get_extent()[0] == pytest.approx(-np.pi - np.pi / 24)
 
 
 def test_parity():
