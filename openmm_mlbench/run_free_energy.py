@@ -15,6 +15,7 @@ from openmm_mlbench.free_energy_measurement import (
     surface_from_json,
     surface_of_hills,
 )
+from openmm_mlbench.measurements import NO_REFERENCE
 from openmm_mlbench.metrics.aggregate import join_notes
 from openmm_mlbench.metrics.free_energy import N_BINS, Hills, read_hills
 from openmm_mlbench.results import Measurement, Result
@@ -67,8 +68,11 @@ def measure_run_free_energy(run: Run, replicas: Sequence[Replica], mode: str) ->
     left_out = len(found) - len(filled)
     short = f"{left_out} of {len(found)} replicas are too short and do not count" if left_out else ""
     length_ps = float(np.mean(lengths))
+    none = f"there is no reference of {run.dataset}"
     results = [
-        _with_floor(replace(one, note=join_notes(one.note, short)), path, mode, length_ps)
+        _with_floor(
+            replace(one, note=join_notes(one.note.replace(NO_REFERENCE, none), short)), path, mode, length_ps
+        )
         for one in measurement.results
     ]
     return replace(
