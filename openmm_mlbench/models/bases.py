@@ -70,12 +70,34 @@ def spherical_bessel_zeros(n_degrees: int, n_zeros: int) -> np.ndarray:
     return np.stack(rows)
 
 
+def _bessel_polynomials(n_degrees: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of u_l and v_l in j_l(z) = w (t_l(z) u_l(w^2) + t_(l+1)(z) w v_l(w^2)), w = 1 / z.
+
+    t_l is sin z for even l and cos z for odd l.  From j_(l+1) = (2 l + 1) w j_l - j_(l-1), whose
+    sine and cosine parts keep their parity in w; powers of w^2 rise along the second dimension.
+    """
+    # Polynomials in w that multiply w sin z and w cos z: j_0 = w sin z, j_1 = w (w sin z - cos z).
+    sine, cosine = [[1.0], [0.0, 1.0]], [[0.0], [-1.0]]
+    for degree in range(1, n_degrees):
+        for rows in (sine, cosine):
+            raised = np.polymul([1.0, 0.0], rows[-1][::-1]) * (2.0 * degree + 1.0)
+            rows.append(list(np.polysub(raised, rows[-2][::-1])[::-1]))
+    size = n_degrees // 2 + 1
+    plain, divided = np.zeros((2, n_degrees, size))
+    for degree in range(n_degrees):
+        own, other = (sine, cosine) if degree % 2 == 0 else (cosine, sine)
+        even, odd = own[degree][0::2], other[degree][1::2]
+        plain[degree, : len(even)] = even
+        divided[degree, : len(odd)] = odd
+    return plain, divided
+
+
 class SphericalBesselBasis(nn.Module):
     """j_l(z_ln x) sqrt(2) / |j_(l+1)(z_ln)|, z_ln being the n-th zero of j_l.
 
     Source: Gasteiger, Gross, Guennemann, ICLR 2020, eq. 6, without its constant c^(-3/2)
-    and its Y_l0.  Evaluated in float64 whatever comes in: the recursion upwards in l
-    loses (2 l - 1)!! / z^(l+1) of the precision, which float32 has not at short distances.
+    and its Y_l0.  Evaluated in float64 whatever comes in: sine and cosine parts cancel down to
+    z^(2 l + 1) / (2 l - 1)!!^2 of their size, for which float32 is too short at small distances.
 
     Args:
         n_degrees: l = 0, ..., n_degrees - 1.
@@ -83,7 +105,8 @@ class SphericalBesselBasis(nn.Module):
     """
 
     zeros: Tensor
-    norms: Tensor
+    phases: Tensor
+    coefficients: Tensor
 
     def __init__(self, n_degrees: int, n_radial: int) -> None:
         super().__init__()
@@ -91,28 +114,26 @@ class SphericalBesselBasis(nn.Module):
 
         zeros = spherical_bessel_zeros(n_degrees, n_radial)
         following = np.stack([spherical_jn(degree + 1, row) for degree, row in enumerate(zeros)])
-        self.n_degrees = n_degrees
-        self.n_radial = n_radial
+        norms = math.sqrt(2.0) / np.abs(following)
+        coefficients = np.stack(_bessel_polynomials(n_degrees))[:, :, None, :] * norms[None, :, :, None]
+        # cos z = sin(z + pi / 2).
+        odd = np.arange(n_degrees) % 2
+        phases = 0.5 * math.pi * np.stack([odd, 1 - odd]).repeat(n_radial, axis=1)
         self.register_buffer("zeros", torch.as_tensor(zeros.reshape(-1)))
-        self.register_buffer("norms", torch.as_tensor(math.sqrt(2.0) / np.abs(following.reshape(-1))))
+        self.register_buffer("phases", torch.as_tensor(phases).unsqueeze(1))
+        # (powers of 1 / z^2, 2, 1, n_degrees * n_radial), highest power first.
+        shape = (2, 1, n_degrees * n_radial, coefficients.shape[-1])
+        powers = torch.as_tensor(coefficients.reshape(shape)).permute(3, 0, 1, 2).flip(0)
+        self.register_buffer("coefficients", powers.contiguous())
 
     def forward(self, scaled: Tensor) -> Tensor:
         """(n,) -> (n, n_degrees * n_radial), degrees outermost."""
         z = scaled.to(torch.float64).unsqueeze(1) * self.zeros
         inverse = torch.reciprocal(z)
-        before = torch.sin(z) * inverse
-        values = [before[:, : self.n_radial]]
-        if self.n_degrees > 1:
-            # Columns of degrees already reached are dropped at every step.
-            inverse = inverse[:, self.n_radial :]
-            before = before[:, self.n_radial :]
-            current = (before - torch.cos(z[:, self.n_radial :])) * inverse
-            for degree in range(1, self.n_degrees):
-                values.append(current[:, : self.n_radial])
-                if degree + 1 < self.n_degrees:
-                    inverse = inverse[:, self.n_radial :]
-                    following = (2.0 * degree + 1.0) * inverse * current[:, self.n_radial :]
-                    following = following - before[:, self.n_radial :]
-                    before = current[:, self.n_radial :]
-                    current = following
-        return (torch.cat(values, dim=1) * self.norms).to(scaled.dtype)
+        square = (inverse * inverse).unsqueeze(0)
+        coefficients = self.coefficients.unbind(0)
+        total = coefficients[0]
+        for k in range(1, self.coefficients.size(0)):
+            total = torch.addcmul(coefficients[k], total, square)
+        plain, divided = (torch.sin(z.unsqueeze(0) + self.phases) * total).unbind(0)
+        return (torch.addcmul(plain, divided, inverse) * inverse).to(scaled.dtype)

@@ -53,7 +53,9 @@ class _Interaction(nn.Module):
         super().__init__()
         # Both dense layers of a message, x_ji and x_kj, side by side.
         self.dense = nn.Linear(hidden, 2 * hidden)
-        self.bilinear = nn.Parameter(torch.randn(bilinear * hidden, hidden) * (0.125 / math.sqrt(bilinear * hidden)))
+        self.bilinear = nn.Parameter(
+            torch.randn(bilinear * hidden, hidden) * (0.125 / math.sqrt(bilinear * hidden))
+        )
         self.before_skip = nn.ModuleList(_Residual(hidden) for _ in range(before_skip))
         self.dense_skip = nn.Linear(hidden, hidden)
         self.after_skip = nn.ModuleList(_Residual(hidden) for _ in range(after_skip))
@@ -78,7 +80,7 @@ class _Interaction(nn.Module):
             places: see :func:`neighbourhoods`.
             reverse: see :func:`neighbourhoods`.
         """
-        own, arriving = functional.silu(self.dense(messages)).chunk(2, dim=1)
+        own, arriving = functional.silu(self.dense(messages)).split(messages.size(1), dim=1)
         n_places, largest, width = harmonics.size(0), harmonics.size(1), messages.size(1)
         n_atoms = n_places // max(largest, 1)
         arriving = into_places(arriving * filters, places).view(n_atoms, largest, width)

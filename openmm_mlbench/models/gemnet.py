@@ -121,7 +121,7 @@ class _Interaction(nn.Module):
         """
         centre, neighbour, places, slots = topology[1], topology[2], topology[5], topology[6]
         n_atoms, largest = atoms.size(0), basis.size(2)
-        own, arriving = functional.silu(torch.mm(messages, self.dense)).chunk(2, dim=1)
+        own, arriving = functional.silu(torch.mm(messages, self.dense)).split(messages.size(1), dim=1)
         # Eqs. 8 to 10 without the second neighbour: radial filter, projection, circular basis, bilinear layer.
         filtered = arriving * radial_filters
         if not torch.jit.is_scripting() and self.fitting:
@@ -134,7 +134,7 @@ class _Interaction(nn.Module):
         if not torch.jit.is_scripting() and self.fitting:
             copies = topology[9].sum(2).expand(n_atoms, -1).reshape(-1).index_select(0, slots)
             x = self.fit(scales[1], x, arriving / 0.6, copies)
-        there, back = functional.silu(torch.mm(x, self.up)).chunk(2, dim=1)
+        there, back = functional.silu(torch.mm(x, self.up)).split(messages.size(1), dim=1)
         x = torch.add(own, there + back.index_select(0, topology[7]), alpha=math.sqrt(0.5))
         x = x * (math.sqrt(0.5) / 0.6)
         for layer in self.before_skip:
