@@ -87,4 +87,5 @@ class MLBenchCalculator(Calculator):
         )
         (gradient,) = torch.autograd.grad(energies.sum(), vectors)
         virial = (vectors.detach().double().T @ gradient.double()) * model.scale
-        return np.array(virial / torch.linalg.det(box * ANGSTROM_PER_NM).abs())
+        stress: NDArray[np.float64] = (virial / torch.linalg.det(box * ANGSTROM_PER_NM).abs()).numpy()
+        return stress

@@ -9,6 +9,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from ase.calculators.calculator import PropertyNotImplementedError
 from openmm import app, unit
 from openmmml import MLPotential
 from openmmtools.testsystems import AlanineDipeptideVacuum
@@ -368,9 +369,65 @@ def test_ase_refuses_what_does_not_fit(schnet):
     calculator = schnet.as_ase_calculator()
     with pytest.raises(PotentialError, match="not trained on N"):
         ase.Atoms("N2", [[0, 0, 0], [0, 0, 1.1]], calculator=calculator).get_potential_energy()
-    slab = ase.Atoms("O", pbc=[True, True, False], cell=[5, 5, 0], calculator=calculator)
+    flat = ase.Atoms("O", pbc=True, cell=[5, 5, 0], calculator=calculator)
     with pytest.raises(PotentialError, match="span no volume"):
+        flat.get_potential_energy()
+    slab = ase.Atoms("O", pbc=[True, True, False], cell=[5, 5, 20], calculator=calculator)
+    with pytest.raises(PotentialError, match="periodic in all directions or in none"):
         slab.get_potential_energy()
+    molecule = ase.Atoms("CO", [[0, 0, 0], [0, 0, 1.1]], calculator=calculator)
+    with pytest.raises(PropertyNotImplementedError, match="needs a periodic cell"):
+        molecule.get_stress()
+
+
+def crystal(positions, strain=None):
+    """Ethanol in a small triclinic cell, deformed."""
+    atoms = ase.Atoms(fresh_models.ethanol()[0].atomic_numbers, 10 * positions, cell=10 * BOX, pbc=True)
+    if strain is not None:
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    return atoms
+
+
+def energy_in_float64(potential, atoms):
+    """eV, by the same weights in float64: differences of energies are exact enough to divide."""
+    model = potential.archive.load_eager().double()
+    model.atomic_numbers = torch.as_tensor(atoms.numbers)
+    energy, _ = model(torch.as_tensor(atoms.positions / 10), torch.as_tensor(atoms.cell.array / 10))
+    return energy.item() / KJMOL_PER_EV
+
+
+def test_ase_forces_and_stresses_are_derivatives(potential, positions):
+    atoms = crystal(positions)
+    atoms.calc = potential.as_ase_calculator()
+    stress, forces = atoms.get_stress(voigt=False), atoms.get_forces()
+    step = 1e-4
+    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
+        strain = np.zeros((3, 3))
+        strain[i, j] += step / 2
+        strain[j, i] += step / 2
+        ends = [energy_in_float64(potential, crystal(positions, sign * strain)) for sign in (1, -1)]
+        slope = (ends[0] - ends[1]) / (2 * step * atoms.get_volume())
+        assert stress[i, j] == pytest.approx(slope, abs=1e-4 * np.abs(stress).max())
+    for atom, axis in ((0, 0), (2, 1), (8, 2)):
+        ends = []
+        for sign in (1, -1):
+            moved = crystal(positions)
+            moved.positions[atom, axis] += sign * step
+            ends.append(energy_in_float64(potential, moved))
+        slope = (ends[1] - ends[0]) / (2 * step)
+        assert forces[atom, axis] == pytest.approx(slope, abs=1e-4 * np.abs(forces).max())
+    # A stress is not lost to atoms that lie elsewhere.
+    atoms.positions += np.random.default_rng(0).integers(-2, 3, (9, 3)) @ atoms.cell.array
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), stress, atol=1e-4 * np.abs(stress).max())
+
+
+def test_ase_offers_what_a_direct_model_has(tmp_path, positions):
+    path = fresh_models.write_archive(tmp_path / "forcenet.pt", "forcenet")
+    atoms = crystal(positions)
+    atoms.calc = Potential.load(path).as_ase_calculator()
+    assert atoms.get_forces().shape == (9, 3)
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
 
 
 # ---- plain OpenMM ----
