@@ -26,7 +26,7 @@ from openmm_mlbench.metrics.bond_graph import (
     bond_neighbours,
     dihedral_groups,
 )
-from openmm_mlbench.metrics.floors import Floor, noise_floor, score_with_jackknife, segment_of_frames
+from openmm_mlbench.metrics.floors import Floor, Segments, noise_floor, score_with_jackknife
 from openmm_mlbench.metrics.internal_coordinates import (
     ANGLE_BINS,
     BACKBONE,
@@ -218,8 +218,7 @@ def _distributions(
     """For each replica one distribution for each group, of every nth frame; segments are those of all frames."""
     replicas = []
     for file in source.files:
-        segment = segment_of_frames(source.n_frames(file))[::nth]
-        counting = DistributionAccumulator(groups, len(segment), edges, segment)
+        counting = DistributionAccumulator(groups, source.n_frames(file), edges, nth)
         for chunk in every_nth(source.chunks(file), nth):
             counting.add(chunk)
         replicas.append(counting.results())
@@ -251,15 +250,10 @@ def _known_distributions(
             segments=one.segments,
             length_ps=one.length_ps,
             source=str(reference.files[0].path),
-            thinned=None if thinned is None else _padded(thinned[g].segments, len(one.segments)),
+            thinned=None if thinned is None else thinned[g].segments,
         )
         for g, one in enumerate(found)
     ]
-
-
-def _padded(segments: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Segments at the end that have no frame left are zeros."""
-    return np.pad(segments, ((0, n - len(segments)), (0, 0)))
 
 
 def _grid(group: CoordinateGroup, edges: NDArray[np.float64]) -> dict[str, Any]:
@@ -459,32 +453,64 @@ def _density_curves(replicas: Sequence[Distribution], known: _Known | None) -> d
 
 @dataclass(frozen=True, kw_only=True)
 class BasinSeries:
-    """Share of the dihedrals of one label in each basin, frame by frame.
+    """Share of the dihedrals of one label in each basin.
 
     Args:
         label: of the dihedral.
         names: of the basins.
-        series: (n_frames, n_basins), 0 to 1.
+        series: (n, n_basins), 0 to 1, means over as many consecutive frames each.
+        segments: (n_segments, n_basins + 1): sums of the shares, then the number of frames.
+        thinned: the same of every nth frame.
+        n_frames: behind it.
         length_ps: of the trajectory.
     """
 
     label: str
     names: tuple[str, ...]
     series: NDArray[np.float64]
+    segments: NDArray[np.float64]
+    thinned: NDArray[np.float64]
+    n_frames: int
     length_ps: float
 
-    def segments(self, nth: int = 1) -> NDArray[np.float64]:
-        """(n_segments, n_basins + 1): sums of the shares of every nth frame, then the number of these."""
-        owners = segment_of_frames(len(self.series))[::nth]
-        rows = np.hstack([self.series[::nth], np.ones((len(owners), 1))])
-        sums = np.zeros((int(owners[-1]) + 1, rows.shape[1]))
-        np.add.at(sums, owners, rows)
-        return sums
 
-    @property
-    def fractions(self) -> NDArray[np.float64]:
-        """(n_basins,) shares of time."""
-        return np.asarray(self.series.mean(axis=0))
+# Longer series are kept as means of consecutive frames, which have the same mean and error.
+_MAX_SERIES = 200_000
+
+
+class _BasinCounter:
+    """Adds up the shares of one dihedral chunk by chunk."""
+
+    def __init__(self, names: tuple[str, ...], n_frames: int, nth: int) -> None:
+        self.names, self.n_frames, self.nth = names, n_frames, nth
+        self._per_point = -(-n_frames // _MAX_SERIES)
+        self._points = np.zeros((-(-n_frames // self._per_point), len(names) + 1))
+        self._owners = Segments(n_frames)
+        self._segments, self._thinned = (
+            np.zeros((self._owners.n_segments, len(names) + 1)) for _ in range(2)
+        )
+
+    def add(self, shares: NDArray[np.float64]) -> None:
+        frames = self._owners.done + np.arange(len(shares))
+        rows = np.hstack([shares, np.ones((len(shares), 1))])
+        owners = self._owners.of_next(len(shares))
+        np.add.at(self._points, frames // self._per_point, rows)
+        np.add.at(self._segments, owners, rows)
+        kept = frames % self.nth == 0
+        np.add.at(self._thinned, owners[kept], rows[kept])
+
+    def result(self, label: str, length_ps: float) -> BasinSeries:
+        # The last point may be a mean over fewer frames than the others, one of 100,000 or more.
+        points = self._points[self._points[:, -1] > 0]
+        return BasinSeries(
+            label=label,
+            names=self.names,
+            series=points[:, :-1] / points[:, -1:],
+            segments=self._segments,
+            thinned=self._thinned,
+            n_frames=self.n_frames,
+            length_ps=length_ps,
+        )
 
 
 def backbone_dihedrals(topology: Any) -> list[DihedralGroup]:
@@ -587,14 +613,14 @@ def measure_dihedrals(
     known_basins = _known_basins(reference, dihedrals) if isinstance(reference, Path) else {}
     replicas, basins = _dihedral_replicas(source, dihedrals, edges)
     if isinstance(reference, Source):
-        (series,) = _dihedral_replicas(reference, dihedrals, edges)[1]
         nth = frames_to_skip(source, reference)
+        (series,) = _dihedral_replicas(reference, dihedrals, edges, nth)[1]
         known_basins = {
             one.label: _Known(
-                segments=one.segments(),
+                segments=one.segments,
                 length_ps=one.length_ps,
                 source=str(reference.files[0].path),
-                thinned=_padded(one.segments(nth), len(one.segments())) if nth > 1 else None,
+                thinned=one.thinned if nth > 1 else None,
             )
             for one in series
         }
@@ -632,25 +658,20 @@ def measure_dihedrals(
 
 
 def _dihedral_replicas(
-    source: Source, dihedrals: Sequence[DihedralGroup], edges: NDArray[np.float64]
+    source: Source, dihedrals: Sequence[DihedralGroup], edges: NDArray[np.float64], nth: int = 1
 ) -> tuple[list[list[Distribution]], list[list[BasinSeries]]]:
     groups = [one.group for one in dihedrals]
     replicas, basins = [], []
     for file in source.files:
-        counting = DistributionAccumulator(groups, source.n_frames(file), edges)
-        parts = [_chunk_basins(dihedrals, counting.add(chunk)) for chunk in source.chunks(file)]
+        n_frames = source.n_frames(file)
+        counting = DistributionAccumulator(groups, n_frames, edges)
+        counters: dict[str, _BasinCounter] = {}
+        for chunk in source.chunks(file):
+            for label, (names, shares) in _chunk_basins(dihedrals, counting.add(chunk)).items():
+                counters.setdefault(label, _BasinCounter(names, n_frames, nth)).add(shares)
         replicas.append(counting.results())
-        basins.append(
-            [
-                BasinSeries(
-                    label=label,
-                    names=names,
-                    series=np.concatenate([part[label][1] for part in parts]),
-                    length_ps=source.length_ps(file),
-                )
-                for label, (names, _) in parts[0].items()
-            ]
-        )
+        length_ps = source.length_ps(file)
+        basins.append([counter.result(label, length_ps) for label, counter in counters.items()])
     return replicas, basins
 
 
@@ -696,7 +717,7 @@ def _basin_mae(sums: NDArray[np.float64], reference_sums: NDArray[np.float64]) -
 
 
 def _basin_results(replicas: Sequence[BasinSeries], known: _Known | None) -> list[Result]:
-    label, n_frames = replicas[0].label, sum(len(one.series) for one in replicas)
+    label, n_frames = replicas[0].label, sum(one.n_frames for one in replicas)
     results = []
     if known is None:
         missing = "no reference was given: --reference"
@@ -708,7 +729,7 @@ def _basin_results(replicas: Sequence[BasinSeries], known: _Known | None) -> lis
     else:
         expected = known.sums
         estimates = [
-            score_with_jackknife(one.segments(), lambda sums: _basin_mae(sums, expected), len(one.series))
+            score_with_jackknife(one.segments, lambda sums: _basin_mae(sums, expected), one.n_frames)
             for one in replicas
         ]
         floor = known.floor(float(np.mean([one.length_ps for one in replicas])), _basin_mae)
@@ -741,7 +762,7 @@ def _share_estimate(series: NDArray[np.float64]) -> Estimate:
 
 
 def _basin_record(replicas: Sequence[BasinSeries]) -> dict[str, Any]:
-    segments = np.concatenate([one.segments() for one in replicas])
+    segments = np.concatenate([one.segments for one in replicas])
     length_ps = sum(one.length_ps for one in replicas)
     return _record(replicas[0].label, segments, length_ps, names=list(replicas[0].names))
 

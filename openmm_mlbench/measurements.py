@@ -25,9 +25,9 @@ from openmm_mlbench.metrics.distances import (
 from openmm_mlbench.metrics.floors import (
     N_BLOCKS,
     Floor,
+    Segments,
     noise_floor,
     score_with_jackknife,
-    segment_of_frames,
 )
 from openmm_mlbench.metrics.paths import Paths
 from openmm_mlbench.metrics.rdf import (
@@ -375,8 +375,7 @@ def count_rdfs(
     source: Source, file: TrajectoryFile, pairs: Sequence[AtomPairs], *, nth: int = 1, **options: Any
 ) -> list[RDF]:
     """The RDFs of one replica, chunk by chunk, of every nth frame; segments are those of all frames."""
-    segment = segment_of_frames(source.n_frames(file))[::nth]
-    counting = RDFAccumulator(pairs, len(segment), segment=segment, **options)
+    counting = RDFAccumulator(pairs, source.n_frames(file), nth=nth, **options)
     for chunk in every_nth(source.chunks(file), nth):
         counting.add(chunk)
     return counting.results()
@@ -394,12 +393,6 @@ def per_frame_sums(rdf: RDF) -> NDArray[np.float64]:
     """Sums in which the first columns over the last are g(r)."""
     shells = 4.0 / 3.0 * np.pi * np.diff(rdf.edges_A**3) * rdf.n_pairs
     return np.hstack([rdf.segments[:, :-1] / shells, rdf.segments[:, -1:]])
-
-
-def _as_long(segments: NDArray[np.float64], rdf: RDF) -> NDArray[np.float64]:
-    """Segments at the end that have no frame left are zeros."""
-    missing = len(rdf.segments) - len(segments)
-    return np.pad(segments, ((0, missing), (0, 0)))
 
 
 def measure_rdf(
@@ -449,7 +442,7 @@ def measure_rdf(
                 edges_A=edges,
                 length_ps=rdf.length_ps,
                 source=str(reference.files[0].path),
-                thinned=None if thinned is None else _as_long(per_frame_sums(thinned[p]), rdf),
+                thinned=None if thinned is None else per_frame_sums(thinned[p]),
             )
             for p, rdf in enumerate(counted)
         ]
@@ -625,20 +618,17 @@ def _h_r_segments(
     nth: int = 1,
 ) -> NDArray[np.float64]:
     """(n_segments, n_bins + 1): counts over bin width, then the pairs that the norm counts, of every nth frame."""
-    all_segments = segment_of_frames(source.n_frames(file))
-    segment = all_segments[::nth]
+    segments = Segments(source.n_frames(file), nth)
     width = (r_max_A - R_MIN_A) / n_bins
     n_pairs = len(atoms) * (len(atoms) - 1) / 2
-    sums = np.zeros((int(all_segments[-1]) + 1, n_bins + 1))
-    done = 0
+    sums = np.zeros((segments.n_segments, n_bins + 1))
     for chunk in all_finite(every_nth(source.chunks(file, atoms), nth)):
-        owners = segment[done : done + chunk.n_frames]
+        owners = segments.of_next(chunk.n_frames)
         for s in np.unique(owners):
             frames = chunk.positions_nm[owners == s] * ANGSTROM_PER_NM
             counts = h_r_counts(frames, n_bins, R_MIN_A, r_max_A)
             sums[s, :-1] += counts / width
             sums[s, -1] += counts.sum() if mode == "mdsim" else n_pairs * len(frames)
-        done += chunk.n_frames
     if not sums[:, :-1].any():
         raise MetricError(f"{file.path}: no distance below {r_max_A:g} A; give a larger --r-max")
     return sums

@@ -22,7 +22,12 @@ from openmm_mlbench.measurements import (
 )
 from openmm_mlbench.metrics.rdf import AtomPairs, check_mode
 from openmm_mlbench.metrics.rdf_stability import window_deviations
-from openmm_mlbench.metrics.stability import Survival, plot_stability, stability_results, survival
+from openmm_mlbench.metrics.stability import (
+    Survival,
+    first_broken_frame,
+    plot_stability,
+    stability_results,
+)
 from openmm_mlbench.references import Reference
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.trajectory import Trajectory
@@ -92,13 +97,24 @@ def measure_bond_stability(
     survivals: list[Survival] = []
     curves: dict[str, Curve] = {}
     for i, file in enumerate(source.files):
-        parts = [
-            np.abs(_bond_lengths_A(chunk, bonds) - equilibrium).max(axis=1) for chunk in source.chunks(file)
-        ]
-        deviation, times = np.concatenate(parts), _times(source, file)
-        survivals.append(survival(deviation, times, threshold_A))
+        deviation = np.empty(source.n_frames(file))
+        at = 0
+        for chunk in source.chunks(file):
+            off = np.abs(_bond_lengths_A(chunk, bonds) - equilibrium).max(axis=1)
+            deviation[at : at + len(off)] = off
+            at += len(off)
+        first_ps = _first_ps(source, file)
+        broken = first_broken_frame(deviation, threshold_A)
+        last = len(deviation) - 1 if broken is None else broken
+        survivals.append(
+            Survival(
+                time_ps=first_ps + last * file.frame_interval_ps,
+                broke=broken is not None,
+                n_stable_frames=len(deviation) if broken is None else broken,
+            )
+        )
         name = "max bond deviation" + (f" replica {i}" if len(source.files) > 1 else "")
-        curves[name] = _decimated(times, deviation)
+        curves[name] = _decimated(first_ps, file.frame_interval_ps, deviation)
     measurement = Measurement(
         observable="stability",
         mode=mode,
@@ -167,8 +183,9 @@ def measure_rdf_stability(
             )
             survivals.append(found.survival(threshold_A))
             ending = f" replica {i}" if len(source.files) > 1 else ""
+            step_ps = found.frames_per_window * file.frame_interval_ps
             curves |= {
-                f"RDF deviation {label}{ending}": _decimated(found.times_ps, values)
+                f"RDF deviation {label}{ending}": _decimated(float(found.times_ps[0]), step_ps, values)
                 for label, values in found.deviations_A.items()
             }
         results = stability_results(survivals, max(one.time_ps for one in survivals))
@@ -194,20 +211,21 @@ def measure_rdf_stability(
     return Measured(measurement=measurement, draw=_draw(curves, threshold_A, "RDF deviation / A"))
 
 
-def _times(source: Source, file: TrajectoryFile) -> NDArray[np.float64]:
-    start, stop = source.frames(file)
-    return file.first_frame_ps + file.frame_interval_ps * np.arange(start, stop, dtype=np.float64)
+def _first_ps(source: Source, file: TrajectoryFile) -> float:
+    return file.first_frame_ps + file.frame_interval_ps * source.frames(file)[0]
 
 
 def _horizon(source: Source) -> float:
-    return float(max(_times(source, file)[-1] for file in source.files))
+    return max(
+        _first_ps(source, file) + (source.n_frames(file) - 1) * file.frame_interval_ps
+        for file in source.files
+    )
 
 
-def _decimated(times_ps: NDArray[np.float64], values: NDArray[np.float64]) -> Curve:
-    if len(values) > _MAX_POINTS:
-        starts = np.linspace(0, len(values), _MAX_POINTS, endpoint=False).astype(np.int64)
-        times_ps, values = times_ps[starts], np.maximum.reduceat(values, starts)
-    return curve(times_ps, values, "ps", "A")
+def _decimated(first_ps: float, interval_ps: float, values: NDArray[np.float64]) -> Curve:
+    starts = np.arange(min(len(values), _MAX_POINTS)) * len(values) // min(len(values), _MAX_POINTS)
+    largest = np.maximum.reduceat(values, starts) if len(values) > _MAX_POINTS else values
+    return curve(first_ps + interval_ps * starts.astype(np.float64), largest, "ps", "A")
 
 
 def _draw(curves: dict[str, Curve], threshold_A: float, label: str) -> Draw:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_mlbench.errors import MetricError
 from openmm_mlbench.metrics.aggregate import Estimate, jackknife_stderr
 
 # Enough to cut a reference at the length of most runs, few enough to stay small.
@@ -33,6 +34,40 @@ def segment_of_frames(n_frames: int, max_segments: int = MAX_SEGMENTS) -> NDArra
     """(n_frames,) number of the segment each frame belongs to; all but a few hold equally many."""
     n_segments = min(n_frames, max_segments)
     return np.arange(n_frames, dtype=np.int64) * n_segments // max(n_frames, 1)
+
+
+class Segments:
+    """Which segment each next frame of a long trajectory belongs to, without an array of all frames.
+
+    Args:
+        n_frames: of the trajectory.
+        nth: every nth of them is counted.
+    """
+
+    def __init__(self, n_frames: int, nth: int = 1) -> None:
+        self.n_frames, self.nth = n_frames, nth
+        self.n_segments = min(n_frames, MAX_SEGMENTS)
+        self.done = 0
+
+    def of_next(self, n: int) -> NDArray[np.int64]:
+        """(n,) segments of the next n frames, as ``segment_of_frames`` has them.
+
+        Raises:
+            MetricError: there are more frames than announced.
+        """
+        announced = -(-self.n_frames // self.nth)
+        if self.done + n > announced:
+            raise MetricError(f"more than the {announced} frames that were announced")
+        frames = np.arange(self.done, self.done + n, dtype=np.int64) * self.nth
+        self.done += n
+        return np.asarray(frames * self.n_segments // self.n_frames)
+
+    @property
+    def n_used(self) -> int:
+        """Segments that have begun, or all where only some frames are counted."""
+        if self.nth > 1:
+            return self.n_segments
+        return (self.done - 1) * self.n_segments // self.n_frames + 1
 
 
 def noise_floor(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openmm_mlbench.cells import nearest_images
 from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.metrics.floors import segment_of_frames
+from openmm_mlbench.metrics.floors import Segments
 from openmm_mlbench.trajectory import Trajectory
 from openmm_mlbench.units import ANGSTROM_PER_NM
 
@@ -210,7 +210,7 @@ class DistributionAccumulator:
         groups: of one kind.
         n_frames: of the whole trajectory.
         edges: (n_bins + 1,), equally spaced, A or degrees.
-        segment: (n_frames,) segment of each frame; equal ones in order where None.
+        nth: every nth frame only will be added.
 
     Raises:
         MetricError: no groups, no frames.
@@ -221,15 +221,14 @@ class DistributionAccumulator:
         groups: Sequence[CoordinateGroup],
         n_frames: int,
         edges: NDArray[np.float64],
-        segment: NDArray[np.int64] | None = None,
+        nth: int = 1,
     ) -> None:
         if not groups or n_frames < 1:
             raise MetricError(f"{len(groups)} kinds of coordinates, {n_frames} frames; wanted one or more")
         self.groups = list(groups)
         self.edges = np.asarray(edges, dtype=np.float64)
-        self._segment = segment_of_frames(n_frames) if segment is None else segment
-        self._sums = np.zeros((len(groups), int(self._segment[-1]) + 1, len(edges) + 3))
-        self._done = 0
+        self._segments = Segments(n_frames, nth)
+        self._sums = np.zeros((len(groups), self._segments.n_segments, len(edges) + 3))
         self._length_ps = 0.0
 
     def add(self, chunk: Trajectory) -> list[NDArray[np.float64]]:
@@ -244,9 +243,7 @@ class DistributionAccumulator:
             raise MetricError(
                 f"{chunk.source}: the frame at {at:g} ps holds NaN or Infinity; measure the part before it, --stop"
             )
-        segment = self._segment[self._done : self._done + chunk.n_frames]
-        if len(segment) != chunk.n_frames:
-            raise MetricError(f"more than the {len(self._segment)} frames that were announced")
+        segment = self._segments.of_next(chunk.n_frames)
         found = []
         for g, group in enumerate(self.groups):
             if group.atoms.min() < 0 or group.atoms.max() >= chunk.n_atoms:
@@ -257,7 +254,6 @@ class DistributionAccumulator:
             for s in np.unique(segment):
                 self._sums[g, s] += self._sums_of(values[segment == s])
             found.append(values)
-        self._done += chunk.n_frames
         self._length_ps += chunk.n_frames * chunk.frame_interval_ps
         return found
 
@@ -269,15 +265,14 @@ class DistributionAccumulator:
 
     def results(self) -> list[Distribution]:
         """One distribution for each group, of the frames seen."""
-        used = self._segment[: self._done]
-        if not len(used):
+        if not self._segments.done:
             raise MetricError("no frames; a distribution wants at least one")
         return [
             Distribution(
                 label=group.label,
                 unit=group.unit,
                 edges=self.edges,
-                segments=self._sums[g, : used[-1] + 1],
+                segments=self._sums[g, : self._segments.n_used],
                 n_coordinates=len(group.atoms),
                 length_ps=self._length_ps,
             )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.cells import cell_heights, cell_volumes, inverse_cells
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.metrics.floors import segment_of_frames
+from openmm_mlbench.metrics.floors import Segments
 from openmm_mlbench.trajectory import Trajectory
 from openmm_mlbench.units import ANGSTROM_PER_NM
 
@@ -135,7 +135,7 @@ class RDFAccumulator:
         n_bins: number of equal bins from 0.
         mode: ``paper`` or ``mdsim``.
         molecules: (n_atoms,) number of each atom's molecule; with it, pairs within a molecule are left out.
-        segment: (n_frames,) segment of each frame; equal ones in order where None.
+        nth: every nth frame only will be added.
 
     Raises:
         MetricError: bins, mode or groups do not fit.
@@ -150,7 +150,7 @@ class RDFAccumulator:
         n_bins: int = N_BINS,
         mode: str = "paper",
         molecules: NDArray[np.int64] | None = None,
-        segment: NDArray[np.int64] | None = None,
+        nth: int = 1,
     ) -> None:
         check_mode(mode)
         if not (n_bins >= 1 and np.isfinite(r_max_A) and r_max_A > 0):
@@ -165,12 +165,11 @@ class RDFAccumulator:
         self.mode = mode
         self.molecules = molecules
         self.edges_A = np.linspace(0.0, r_max_A, n_bins + 1)
-        self._segment = segment_of_frames(n_frames) if segment is None else segment
-        n_segments = int(self._segment[-1]) + 1
+        self._segments = Segments(n_frames, nth)
+        n_segments = self._segments.n_segments
         self._sums = np.zeros((len(self.pairs), n_segments, n_bins + 1))
         self._counts = np.zeros((len(self.pairs), n_bins), dtype=np.int64)
         self._norms = [self._n_pairs(pair) for pair in self.pairs]
-        self._done = 0
         self._length_ps = 0.0
 
     def _n_pairs(self, pair: AtomPairs) -> float:
@@ -203,9 +202,7 @@ class RDFAccumulator:
                 f"give at most {_MAX_REACH:g} times"
             )
         volumes = cell_volumes(boxes)
-        segment = self._segment[self._done : self._done + chunk.n_frames]
-        if len(segment) != chunk.n_frames:
-            raise MetricError(f"more than the {len(self._segment)} frames that were announced")
+        segment = self._segments.of_next(chunk.n_frames)
         none = np.full(chunk.n_atoms, -1, dtype=np.int64)
         molecules = none if self.molecules is None else self.molecules
         for p, pair in enumerate(self.pairs):
@@ -217,20 +214,18 @@ class RDFAccumulator:
             self._counts[p] += counts.sum(axis=0)
             np.add.at(self._sums[p, :, :-1], segment, counts * volumes[:, None])
             np.add.at(self._sums[p, :, -1], segment, 1.0)
-        self._done += chunk.n_frames
         self._length_ps += chunk.n_frames * chunk.frame_interval_ps
 
     def results(self) -> list[RDF]:
         """One RDF for each pair of groups, of the frames seen."""
-        used = self._segment[: self._done]
-        if not len(used):
+        if not self._segments.done:
             raise MetricError("no frames; an RDF wants at least one")
         return [
             RDF(
                 label=pair.label,
                 mode=self.mode,
                 edges_A=self.edges_A,
-                segments=self._sums[p, : used[-1] + 1],
+                segments=self._sums[p, : self._segments.n_used],
                 counts=self._counts[p],
                 n_a=len(pair.a),
                 n_pairs=self._norms[p],

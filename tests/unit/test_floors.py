@@ -29,7 +29,7 @@ def in_segments(frames, n_segments):
         # No chunk is that short, or that long.
         (5, 20, "scaled to 5 ps by the root of lengths: it has no shorter ones"),
         (1000, 400, "mean over 2 chunks of 1e+03 ps"),
-        (8000, 400, "scaled to 8e+03 ps by the root of lengths: it is too short for longer ones"),
+        (8000, 400, "scaled to 8000 ps by the root of lengths: it is too short for longer ones"),
     ],
 )
 def test_floor_is_what_a_run_of_that_length_scores(n_run, n_segments, wanted):
