@@ -42,21 +42,13 @@ def measure_run_free_energy(run: Run, replicas: Sequence[Replica], mode: str) ->
     if (run.record.get("metadynamics") or {}).get("walkers") == "shared":
         found = [_together(found)]
     filled = [hills for hills in found if _share_of_height(hills) <= MAX_SHARE_OF_HEIGHT]
-    if not filled:
-        lowest = min(found, key=_share_of_height)
-        return _nothing(
-            mode,
-            "too_short",
-            f"{lowest.times_ps[-1]:g} ps: the last tenth of the hills still has {_share_of_height(lowest):.0%} of the "
-            f"first one's height, above {MAX_SHARE_OF_HEIGHT:.0%} the valleys are not filled",
-        )
     temperature_K = float(run.record["protocol"]["temperature_K"])
     kT = kT_of(temperature_K, mode)
-    surfaces = [surface_of_hills(hills, n_bins=N_BINS, kT=kT) for hills in filled]
+    surfaces = [surface_of_hills(hills, n_bins=N_BINS, kT=kT) for hills in filled or found]
     # Surfaces have no mode; what is made of them does.
     path = reference_of(run, "free-energy")
     reference = None if path is None else surface_from_json(path, kT)
-    lengths = [float(hills.times_ps[-1]) for hills in filled]
+    lengths = [float(hills.times_ps[-1]) for hills in filled or found]
     inputs = {
         "temperature_K": temperature_K,
         "max_share_of_height": MAX_SHARE_OF_HEIGHT,
@@ -65,6 +57,11 @@ def measure_run_free_energy(run: Run, replicas: Sequence[Replica], mode: str) ->
     measurement = measure_free_energy(
         surfaces, kT=kT, mode=mode, inputs=inputs, reference=reference
     ).measurement
+    measurement = replace(
+        measurement, inputs=measurement.inputs | {"reference": None if path is None else path.name}
+    )
+    if not filled:
+        return _unfilled(measurement, found)
     left_out = len(found) - len(filled)
     short = f"{left_out} of {len(found)} replicas are too short and do not count" if left_out else ""
     length_ps = float(np.mean(lengths))
@@ -75,11 +72,18 @@ def measure_run_free_energy(run: Run, replicas: Sequence[Replica], mode: str) ->
         )
         for one in measurement.results
     ]
-    return replace(
-        measurement,
-        results=results,
-        inputs=measurement.inputs | {"reference": None if path is None else path.name},
+    return replace(measurement, results=results)
+
+
+def _unfilled(measurement: Measurement, found: Sequence[Hills]) -> Measurement:
+    """What there is to draw, but no numbers."""
+    lowest = min(found, key=_share_of_height)
+    note = (
+        f"{lowest.times_ps[-1]:g} ps: the last tenth of the hills still has {_share_of_height(lowest):.0%} of the first "
+        f"one's height, above {MAX_SHARE_OF_HEIGHT:.0%} the valleys are not filled"
     )
+    results = [Result(name=name, status="too_short", unit=unit, note=note) for name, unit in _UNITS.items()]
+    return replace(measurement, results=results)
 
 
 def _share_of_height(hills: Hills) -> float:

@@ -287,8 +287,8 @@ def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
             add(
                 figure,
                 f"Free energy along {angle}, data set {dataset}",
-                "A line for each replica, each with its minimum at 0. A bin that no hill reached has the highest "
-                "value, a lower bound.",
+                "A line for each replica, each with its minimum at 0; of runs that are too short, as far as they came. "
+                "A bin that no hill reached has the highest value, a lower bound.",
             )
         for observable, title in (
             ("bonds", "Bond lengths"),

@@ -126,6 +126,8 @@ def test_valleys_that_are_not_filled_are_no_free_energy(biased):
         for name in ("F_phi_mae", "F_psi_mae", "F_phi_psi_mae"):
             assert (results[name]["status"], results[name]["value"]) == ("too_short", None)
             assert "of the first one's height, above 30% the valleys are not filled" in results[name]["note"]
+        curves = next(m["curves"] for m in metrics["measurements"] if m["observable"] == "free_energy")
+        assert {"F_phi replica 0", "F_phi replica 1", "reference F_phi"} <= set(curves)
     dihedrals = results_of(metrics)["dihedral_mae"]
     assert (dihedrals["status"], dihedrals["value"]) == ("unsupported", None)
 
