@@ -419,10 +419,12 @@ def _moment_results(
         own = score_with_jackknife(known.segments, value_of, 1)
         error = "" if own.stderr is None else f" +- {own.stderr:.2g}"
         note = join_notes(note, f"reference {own.value:.5g}{error} {unit}")
+    # One value has no width.
+    alone = moment == "sd" and all(one.sums[-3] < 2 for one in replicas)
     value = result_over_replicas(
         f"{prefix}_{moment}_{label}",
         unit,
-        estimates,
+        [None] if alone else estimates,
         n_frames=sum(one.n_frames for one in replicas),
         note=note,
     )

@@ -130,7 +130,7 @@ def measure_bond_stability(
             "equilibrium_A": equilibrium.tolist(),
             "reference": origin,
         },
-        results=stability_results(survivals, _horizon(source)),
+        results=_results(survivals, source),
         curves=curves,
     )
     return Measured(measurement=measurement, draw=_draw(curves, threshold_A, "largest bond deviation / A"))
@@ -209,6 +209,14 @@ def measure_rdf_stability(
         curves=curves,
     )
     return Measured(measurement=measurement, draw=_draw(curves, threshold_A, "RDF deviation / A"))
+
+
+def _results(survivals: Sequence[Survival], source: Source) -> list[Result]:
+    n_frames = [source.n_frames(file) for file in source.files]
+    if max(n_frames) < 2 and not any(one.broke for one in survivals):
+        note = "one frame lasts for no time; give a trajectory"
+        return [Result(name="stability", status="too_short", unit="ps", n_frames=sum(n_frames), note=note)]
+    return stability_results(survivals, _horizon(source))
 
 
 def _first_ps(source: Source, file: TrajectoryFile) -> float:

@@ -79,9 +79,10 @@ def noise_floor(
 ) -> Floor | None:
     """Mean over chunks of the run's length of the reference of distance(chunk, all the rest).
 
-    Where the reference has no chunks of that length, because it is too short or its segments too
-    long, the nearest ones are compared and their distance scaled: that of two parts of lengths a
-    and b is all noise, which falls like sqrt(1/a + 1/b) beyond the memory of the system.
+    Where the reference has no chunks of that length, the nearest ones are compared and their distance
+    scaled.  Of two parts of lengths a and b it is all noise, which falls like sqrt(1/a + 1/b) beyond the
+    memory of the system: so where the reference is too short.  Where its segments are too long, it goes
+    on as it falls from one segment to four.
 
     Args:
         segments: (n_segments, ...), sums that add up, in order of time.
@@ -100,32 +101,52 @@ def noise_floor(
     parts = segments if thinned is None else thinned
     # As many segments as the run is long, and never more than leave as much for the rest.
     per_chunk = min(max(1, round(length_ps / segment_ps)), n_segments // 2)
+    found = _chunk_scores(segments, parts, per_chunk, distance)
+    if not found:
+        return None
+    value, chunk_ps = float(np.mean(found)), per_chunk * segment_ps
+    note = f"mean over {len(found)} chunks of {chunk_ps:.3g} ps of the reference, each against the rest"
+    if 0.8 * chunk_ps <= length_ps <= 1.25 * chunk_ps:
+        return Floor(value=value, length_ps=chunk_ps, note=note)
+    if length_ps > chunk_ps:
+        of_run, of_chunk = 1 / length_ps + 1 / reference_ps, 1 / chunk_ps + 1 / (reference_ps - chunk_ps)
+        value *= float(np.sqrt(of_run / of_chunk))
+        how = "by the root of lengths: it is too short for longer ones"
+    else:
+        power = _power_of_length(segments, parts, per_chunk, distance, value)
+        of_run, of_chunk = (1 / part_ps + 1 / (reference_ps - part_ps) for part_ps in (length_ps, chunk_ps))
+        value *= float((of_run / of_chunk) ** power)
+        how = f"by the power -{power:.2g} of length, as longer ones show: it has no shorter ones"
+    return Floor(value=value, length_ps=length_ps, note=f"{note}, scaled to {length_ps:.4g} ps {how}")
+
+
+def _chunk_scores(
+    segments: Sums, parts: Sums, per_chunk: int, distance: Callable[[Sums, Sums], float]
+) -> list[float]:
+    """Distance of each chunk that has frames from all the rest."""
     total = segments.sum(axis=0)
-    starts = range(0, n_segments - per_chunk + 1, per_chunk)
+    starts = range(0, len(segments) - per_chunk + 1, per_chunk)
     chunks = [(parts[start : start + per_chunk].sum(axis=0), start) for start in starts]
-    scores = [
+    return [
         distance(chunk, total - segments[start : start + per_chunk].sum(axis=0))
         for chunk, start in chunks
         if chunk.any()
     ]
-    if not scores:
-        return None
-    value = float(np.mean(scores))
-    chunk_ps = per_chunk * segment_ps
-    note = f"mean over {len(starts)} chunks of {chunk_ps:.3g} ps of the reference, each against the rest"
-    if 0.8 * chunk_ps <= length_ps <= 1.25 * chunk_ps:
-        return Floor(value=value, length_ps=chunk_ps, note=note)
-    # A run is compared with all of the reference; a short chunk with hardly less.
-    wanted = 1 / length_ps + 1 / max(reference_ps - min(length_ps, chunk_ps), chunk_ps)
-    if length_ps > chunk_ps:
-        wanted = 1 / length_ps + 1 / reference_ps
-    value *= float(np.sqrt(wanted / (1 / chunk_ps + 1 / (reference_ps - chunk_ps))))
-    why = "it is too short for longer ones" if length_ps > chunk_ps else "it has no shorter ones"
-    return Floor(
-        value=value,
-        length_ps=length_ps,
-        note=f"{note}, scaled to {length_ps:.4g} ps by the root of lengths: {why}",
-    )
+
+
+def _power_of_length(
+    segments: Sums, parts: Sums, per_chunk: int, distance: Callable[[Sums, Sums], float], value: float
+) -> float:
+    """How a floor falls with length at the short end: 1/2 where frames are independent, less within their memory."""
+    longer = 4 * per_chunk
+    if 2 * longer > len(segments) or not value > 0:
+        return 0.5
+    later = float(np.mean(_chunk_scores(segments, parts, longer, distance)))
+    if not later > 0:
+        return 0.5
+    n = len(segments)
+    short, long = (1 / part + 1 / (n - part) for part in (per_chunk, longer))
+    return float(np.clip(np.log(value / later) / np.log(short / long), 0.0, 0.5))
 
 
 def score_with_jackknife(segments: Sums, score: Callable[[Sums], float], n: int) -> Estimate:
@@ -146,6 +167,7 @@ def score_with_jackknife(segments: Sums, score: Callable[[Sums], float], n: int)
         )
     blocks = [block.sum(axis=0) for block in np.array_split(segments, N_BLOCKS)]
     stderr = jackknife_stderr([score(total - block) for block in blocks])
-    if stderr == 0:
+    # Rounding alone.
+    if stderr <= 1e-12 * abs(value):
         return Estimate(value=value, stderr=None, n=n, note="all blocks are alike: no standard error")
     return Estimate(value=value, stderr=stderr, n=n)

@@ -343,3 +343,12 @@ def test_one_frame(files, tmp_path):
     assert measure(files, "diffusivity", "--json", out, trajectory="one.dcd") == 0
     assert by_name(content(out))["diffusivity"]["status"] == "too_short"
     assert measure(files, "rdf", "--pairs", "O-O", "--json", out, trajectory="one.dcd") == 0
+    assert measure(files, "stability", "--json", out, trajectory="one.dcd") == 0
+    stability = by_name(content(out))["stability"]
+    assert (stability["status"], stability["value"]) == ("too_short", None)
+    single = ("--select", "index 0 1", "--reference", files / "run.xtc", "--json", out)
+    assert measure(files, "bonds", *single, trajectory="one.dcd") == 0
+    results = by_name(content(out))
+    # One value has a length and no width.
+    assert results["bond_mean_O-H"]["value"] == pytest.approx(1.0, abs=1e-3)
+    assert (results["bond_sd_O-H"]["status"], results["bond_sd_O-H"]["value"]) == ("too_short", None)

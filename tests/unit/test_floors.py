@@ -27,7 +27,7 @@ def in_segments(frames, n_segments):
     [
         (100, 400, "mean over 20 chunks of 100 ps of the reference, each against the rest"),
         # No chunk is that short, or that long.
-        (5, 20, "scaled to 5 ps by the root of lengths: it has no shorter ones"),
+        (5, 20, "scaled to 5 ps by the power -0."),
         (1000, 400, "mean over 2 chunks of 1e+03 ps"),
         (8000, 400, "scaled to 8000 ps by the root of lengths: it is too short for longer ones"),
     ],
@@ -45,6 +45,16 @@ def test_floor_is_what_a_run_of_that_length_scores(n_run, n_segments, wanted):
     # Chunks are compared with what they leave, runs with all: a little more for halves.
     expected = np.mean(scores) * (np.sqrt(2 / 1.5) if n_run == 1000 else 1.0)
     assert np.mean(floors) == pytest.approx(expected, rel=0.1)
+
+
+def test_within_the_memory_of_the_frames_a_floor_hardly_rises():
+    rng = np.random.default_rng(2)
+    # Every value stays for 400 frames: one frame scores as much as ten.
+    slow = np.repeat(counts(50, rng), 400, axis=0)
+    reference = in_segments(slow, 2000)
+    one, ten = (noise_floor(reference, length, 20000.0, area) for length in (1.0, 10.0))
+    assert "scaled to 1 ps" in one.note
+    assert one.value == pytest.approx(ten.value, rel=0.05)
 
 
 def test_a_reference_with_more_frames_is_thinned():
