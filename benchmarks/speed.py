@@ -103,9 +103,11 @@ def windows_of(model: str) -> dict[str, Window]:
     """Every variant of one model."""
     potential = Potential.load(model)
     topology, positions, velocities = start_state(potential.card.trained_on.dataset)
+    # Imported models have nothing to evaluate ahead of time.
+    evaluations = EVALUATIONS if potential.card.origin is None else EVALUATIONS[:1]
     return {
-        **{f"module, {e}": module_window(potential, topology, positions, e) for e in EVALUATIONS},
-        **{f"OpenMM, {e}": openmm_window(potential, topology, positions, velocities, e) for e in EVALUATIONS},
+        **{f"module, {e}": module_window(potential, topology, positions, e) for e in evaluations},
+        **{f"OpenMM, {e}": openmm_window(potential, topology, positions, velocities, e) for e in evaluations},
         "ASE": ase_window(potential, topology, positions, velocities),
     }
 

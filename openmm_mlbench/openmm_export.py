@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openmm_mlbench.errors import SimulationError
+from openmm_mlbench.export.operators import LIBRARIES_VARIABLE
 from openmm_mlbench.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from openmm_mlbench.export.card import Origin
     from openmm_mlbench.potential import Potential
     from openmm_mlbench.protocol import Protocol
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 SCRIPT = """import os, torch, openmmtorch  # torch first, openmmtorch second
 from openmm import Platform, XmlSerializer, app, version
 os.chdir(os.path.dirname(os.path.abspath(__file__)))
-torch.jit.set_fusion_strategy([])  # else the first calls are slow and differ in the last digits
+{needs}torch.jit.set_fusion_strategy([])  # else the first calls are slow and differ in the last digits
 for name in {libraries}:  # what OpenMM could not load before torch was there
     library = os.path.join(version.openmm_library_path, "plugins", f"libOpenMMTorch{{name}}.so")
     if any(os.path.basename(library) in failure for failure in Platform.getPluginLoadFailures()):
@@ -30,6 +32,23 @@ simulation.reporters.append(app.StateDataReporter("log.csv", {interval}, step=Tr
 simulation.step({steps})
 print(simulation.context.getState(energy=True).getPotentialEnergy())
 """
+
+
+def _needs(origin: "Origin | None") -> str:
+    """Lines that bring what an imported model needs where it is loaded."""
+    if origin is None:
+        return ""
+    lines = [f"import {package}" for package in origin.packages]
+    if origin.operators and origin.libraries:
+        lines.append(
+            f"for library in os.environ[{LIBRARIES_VARIABLE!r}].split(os.pathsep):  # {', '.join(origin.libraries)}\n"
+            "    torch.ops.load_library(library)"
+        )
+    lines += [
+        f"torch.library.define({schema.split('(')[0]!r}, {'(' + schema.split('(', 1)[1]!r})  # named, never called"
+        for schema in origin.unused_operators
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 # openmmtorch passes the network through a file here when a System becomes XML.
@@ -128,6 +147,7 @@ def export_openmm(
     write_text(
         script,
         SCRIPT.format(
+            needs=_needs(potential.card.origin),
             platform=chosen.name,
             # The CPU platform uses the Reference library.
             libraries=("Reference", chosen.name) if chosen.name in ("CUDA", "OpenCL") else ("Reference",),

@@ -174,7 +174,11 @@ class Potential:
             self.check_box(box)
         module = self.module(numbers, atoms=chosen, periodic=box is not None, evaluation=evaluation)
         origin = self.card.origin
-        if driver == "auto" and origin is not None:
+        if origin is not None and origin.driver == "pythonforce":
+            if driver == "torchforce":
+                raise PotentialError(
+                    f"TorchForce gives other numbers than {self.id} itself; use driver 'auto' or 'pythonforce'"
+                )
             driver = origin.driver
         force = make_force(module, periodic=box is not None, driver=driver)
         force.setForceGroup(force_group)

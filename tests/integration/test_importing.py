@@ -24,7 +24,9 @@ from openmm_mlbench.export.adapters.torchscript import Signature
 from openmm_mlbench.export.archive import find_archive, read_card
 from openmm_mlbench.export.card import Card
 from openmm_mlbench.export.importing import import_model, predict_frames
+from openmm_mlbench.openmm_export import export_openmm
 from openmm_mlbench.potential import Potential
+from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.units import KJMOL_PER_EV
 
 EDGES = '{"pos": positions, "z": numbers, "edge_index": edges, "shift": shifts} -> {"energy": energy}'
@@ -205,7 +207,13 @@ def test_python_force_where_torch_force_changes_the_numbers(tmp_path):
     potential = Potential.load(tmp_path / "model.pt")
     topology = topology_of_ethanol()
     assert type(potential.create_force(topology)).__name__ == "PythonForce"
-    assert type(potential.create_force(topology, driver="torchforce")).__name__ != "PythonForce"
+    with pytest.raises(PotentialError, match="TorchForce gives other numbers"):
+        potential.create_force(topology, driver="torchforce")
+    # Neither does it leave for plain OpenMM unnoticed.
+    with pytest.raises(PotentialError, match="TorchForce gives other numbers"):
+        export_openmm(
+            load_protocol("ethanol"), potential, fresh_models.ethanol_positions_nm(), tmp_path / "out"
+        )
 
 
 def topology_of_ethanol(cell=None):
@@ -427,12 +435,13 @@ def test_operators_that_are_named_and_not_called(tmp_path):
         origin = import_model(file, "torchscript", tmp_path / "model.pt", stated=given).card.origin
         assert origin.operators == []
         assert origin.unused_operators == [deepmd.TABULATED[1]]
-    # A process that has never heard of it runs the archive all the same.
-    answer = subprocess.run(
-        [sys.executable, "-m", "openmm_mlbench.cli", "check", tmp_path / "model.pt"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
+    # Processes that have never heard of it run the archive, and what it becomes in plain OpenMM.
+    potential = Potential.load(tmp_path / "model.pt")
+    positions = fresh_models.ethanol_positions_nm()
+    script = export_openmm(load_protocol("ethanol"), potential, positions, tmp_path / "out", length_ps=0.05)
+    for program in (("-m", "openmm_mlbench.cli", "check", tmp_path / "model.pt"), (script,)):
+        answer = subprocess.run([sys.executable, *program], capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, answer.stderr
 
 
 # ---- everything else works on it ----
