@@ -204,7 +204,7 @@ class _Layer(nn.Module):
     def messages(
         self, features: list[Tensor], radial: Tensor, couplings: list[Tensor], topology: list[Tensor]
     ) -> list[Tensor]:
-        """Sums over neighbours of all products (eq. 5), one tensor (n_paths, n_atoms, 2 l_3 + 1, channels) per group."""
+        """The article's convolution: sums over neighbours of all products, (n_paths, n_atoms, 2 l_3 + 1, channels) per group."""
         neighbour, pair = topology[1], topology[2]
         n_atoms, channels = features[0].size(0), self.channels
         n_places = neighbour.size(0) // n_atoms
@@ -246,7 +246,7 @@ class _Layer(nn.Module):
         """
         messages = self.messages(features, radial, couplings, topology)
         mixed = [mixing(messages, features, topology[0]) for mixing in self.mixings]
-        # One gate (eq. 8 of the package's e3nn) per tensor feature, behind the scalars.
+        # One gate per tensor feature, behind the scalars; silu suits even scalars, tanh odd ones.
         gates = (functional.silu(mixed[0]) * self.silu_factor).split(self.channels, 2)
         result: list[Tensor] = []
         used = 0
@@ -419,7 +419,7 @@ class NequIP(Network):
             vectors: unit vectors (n_atoms * K, 3), or zero in an empty place.
             n_atoms: in the batch.
         """
-        # Also what normalises sums over neighbours (of variance) and the linear layer before.
+        # Two normalizations at once: of the sums over neighbours and of the linear map before them.
         factor = torch.rsqrt(self.neighbours * self.features)
         harmonics = self.spherical_harmonics(vectors) * factor.to(vectors.dtype)
         values = torch.mm(harmonics, self.coupling_table.to(vectors.dtype)).split(self.coupling_sizes, 1)
@@ -433,7 +433,7 @@ class NequIP(Network):
         return result
 
     def radial(self, distances: Tensor) -> list[Tensor]:
-        """Hidden values (n_pairs, radial_width) of each layer's radial network (eq. 4), before its last layer."""
+        """Hidden values (n_pairs, radial_width) of each layer's radial network, before its last layer."""
         scaled = distances * (1.0 / self.cutoff)
         basis = bessel_basis(scaled, self.frequencies) * polynomial_envelope(
             scaled, self.envelope_power
