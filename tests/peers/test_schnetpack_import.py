@@ -130,6 +130,7 @@ def test_a_best_model(file, tmp_path, dtype, request, monkeypatch):
         kind="schnetpack",
         theirs=f"schnetpack.interfaces.SpkCalculator ({kind})",
         packages=["schnetpack"],
+        note="kcal/mol by another CODATA in ASE: 8e-9",
         dtype=dtype,
     )
     if dtype == "float64":

@@ -70,6 +70,42 @@ def test_a_changed_number_is_found(tmp_path):
     assert "make readme" in answer.stderr
 
 
+PEERS = {
+    "command": "make peers-test",
+    "commit": "0123456789abcdef",
+    "date": "2026-01-02",
+    "machine": "a machine",
+    "comparisons": {
+        name: {
+            "ours": name,
+            "theirs": "their.Network",
+            "kind": kind,
+            "versions": {"torch": "2.9.1", "theirs": "1.0"},
+            "systems": "ethanol",
+            "dtype": "float64",
+            "energy": 1.6e-14,
+            "forces": 0.0,
+            "tolerance": 1e-5,
+            "note": "",
+        }
+        for name, kind in (("schnet", "weights"), ("import --as mace", "import"))
+    },
+}
+
+
+def test_comparisons_with_other_packages_are_a_table(tmp_path):
+    (tmp_path / "peers.json").write_text(json.dumps(PEERS))
+    pages = [tmp_path / "a.md", tmp_path / "b.md"]
+    for page in pages:
+        page.write_text("<!-- table: peers -->\n<!-- /table -->\n")
+    assert render("--pages", *pages, "--results", tmp_path).returncode == 0
+    rows = pages[1].read_text().splitlines()
+    numbers = "| ethanol | 2e-14 | 0e+00 | float64 | torch 2.9.1, theirs 1.0 |"
+    assert f"| `schnet`, `their.Network` | weights copied across {numbers}" in rows
+    assert f"| `their.Network` | imported model {numbers}" in rows
+    assert pages[0].read_text() == pages[1].read_text()
+
+
 def test_what_was_not_measured_is_not_made_up(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table: speed -->\n1,000,000\n<!-- /table -->\n")
