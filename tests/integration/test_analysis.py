@@ -289,6 +289,21 @@ def test_forces_from_the_card_say_so(run, reference):
     assert "from the model's card" in result["note"]
 
 
+@pytest.mark.parametrize("predicts_energy", [True, False])
+def test_a_model_without_energies_has_no_error_and_no_drift_of_them(run, reference, predicts_energy):
+    record = json.loads((run / "run.json").read_text())
+    record["model"]["card"] |= {"predicts_energy": predicts_energy}
+    record["model"]["card"]["errors"] |= {"energy_mae_meV": 7.0} if predicts_energy else {}
+    record["protocol"]["observables"] = ["force_mae", "stability", "h_r", "drift"]
+    (run / "run.json").write_text(json.dumps(record))
+    results = results_of(analyze(run, reference=reference))
+    assert results["force_mae"]["status"] == "ok"
+    for name in ("energy_mae", "drift"):
+        assert (results[name]["status"] == "unsupported") is not predicts_energy
+        assert (results[name]["value"] is None) is not predicts_energy
+        assert ("gives no energies" in results[name]["note"]) is not predicts_energy
+
+
 def test_forces_on_test_frames(run, reference):
     frames = make_frames(7)
     metrics = analyze(

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 SIZES = {
     "schnet": ({"hidden": 48, "filters": 48, "interactions": 3}, 5e-3, 300),
     # A selection near the number of neighbours: 40 would leave descriptors a hundred times too small.
-    "deeppot-se": ({"embedding": (12, 24, 48), "axis": 6, "fitting": (64, 64), "selection": 4}, 5e-3, 300),
+    "deeppot-se": ({"embedding": (12, 24, 48), "axis": 6, "fitting": (96, 96), "selection": 4}, 2e-2, 500),
     "forcenet": ({"hidden": 64, "decoder": 64, "interactions": 3}, 3e-3, 1200),
     "nequip": ({"l_max": 2, "features": 8, "layers": 3}, 1e-2, 300),
 }
