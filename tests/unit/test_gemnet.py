@@ -1,13 +1,18 @@
 """GemNet-T and -dT against loops over atoms, edges and triplets, written from the paper's equations."""
 
+import fresh_models
 import numpy as np
 import pytest
 import torch
 from naive import neighbours_of
 from scipy.special import eval_legendre
 
+from openmm_mlbench.data.splits import make_split
+from openmm_mlbench.export.archive import find_archive
 from openmm_mlbench.models.neighbours import all_pairs, open_pairs, periodic_pairs
 from openmm_mlbench.models.registry import build_network, count_parameters
+from openmm_mlbench.training.config import recipe_for
+from openmm_mlbench.training.trainer import Trainer, force_field_from_checkpoint, load_checkpoint
 
 SMALL = {
     "atom": 5,
@@ -411,3 +416,22 @@ def test_a_frame_without_edges_fits_nothing():
     net = build_network("gemnet-t", SMALL, [1])
     net.fit_statistics(torch.tensor([1]), torch.zeros(0, 3), torch.zeros(2, 0, dtype=torch.long))
     assert (net.scales == 1.0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_fits_them_and_checkpoint_and_archive_hold_them(tmp_path, name):
+    recipe = recipe_for(name).with_overrides(hyperparameters=fresh_models.TINY[name], max_epochs=1)
+    data, _ = fresh_models.ethanol()
+    trainer = Trainer(recipe, data, make_split(data, 10, 2, 2, 0), tmp_path / "run")
+    fitted = {k: v.clone() for k, v in trainer.force_field.network.named_buffers() if k.startswith("scale")}
+    assert all((scale != 1.0).all() for scale in fitted.values())
+    best = trainer.run()
+    archive = find_archive(fresh_models.write_archive(tmp_path / "model.pt", name))
+    for network in (force_field_from_checkpoint(load_checkpoint(best)).network, trainer.evaluated.network):
+        for key, scale in fitted.items():
+            np.testing.assert_array_equal(network.get_buffer(key), scale)
+    wanted = fresh_models.force_field(name, fresh_models.TINY[name]).network
+    for key in fitted:
+        np.testing.assert_array_equal(
+            archive.load_force_field().network.get_buffer(key), wanted.get_buffer(key)
+        )
