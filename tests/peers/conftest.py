@@ -17,7 +17,9 @@ collect_ignore = [
 
 # Programs that a test starts may run elsewhere.
 if "PYTHONPATH" in os.environ:
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep))
+    )
 
 if PEER == "schnetpack":
     # schnetpack 2.0.4 takes a type variable from where torch has not kept it.
