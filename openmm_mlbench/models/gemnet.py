@@ -397,10 +397,11 @@ def _whole_frames(pair_index: Tensor, n_atoms: int, most_pairs: int) -> int:
     crossing = torch.zeros(n_atoms + 2, dtype=torch.long, device=pair_index.device)
     ones = torch.ones_like(first)
     crossing = crossing.index_add(0, first + 1, ones).index_add(0, last + 1, -ones).cumsum(0)
-    before = torch.bincount(last + 1, minlength=n_atoms + 1).cumsum(0)
-    borders = [b for b in range(1, n_atoms + 1) if crossing[b] == 0 and before[b] > 0]
-    small = [b for b in borders if before[b] <= most_pairs]
-    return max(small) if small else min(borders, default=n_atoms)
+    before = torch.bincount(last + 1, minlength=n_atoms + 1).cumsum(0)[: n_atoms + 1]
+    borders = torch.nonzero((crossing[: n_atoms + 1] == 0) & (before > 0)).flatten()
+    small = borders[before[borders] <= most_pairs]
+    chosen = small[-1:] if small.size(0) > 0 else borders[:1]
+    return int(chosen) if chosen.size(0) > 0 else n_atoms
 
 
 class GemNetT(_GemNet):
