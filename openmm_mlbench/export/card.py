@@ -131,7 +131,7 @@ class Card:
             structure that it was tried on.
         cutoff_A: reach of the network, A.
         dtype: of the network.
-        periodic: trained on periodic frames.
+        periodic: trained on periodic frames; of an imported model: runs in a periodic box.
         claims: symmetries.
         trained_on: data.
         remove_mean_force: the exported module subtracts the mean force.
