@@ -50,6 +50,10 @@ _WITH_BACKWARD: dict[Any, Callable[..., Tensor]] = {
 }
 
 
+def _decompositions(model: ExportedModel) -> dict[Any, Callable[..., Tensor]]:
+    return _DECOMPOSITIONS if model.direct else {**_DECOMPOSITIONS, **_WITH_BACKWARD}
+
+
 def _drop_detach(graph_module: fx.GraphModule) -> None:
     """Remove detach nodes, which mean nothing without autograd."""
     for node in list(graph_module.graph.nodes):
@@ -175,7 +179,9 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
 
     example = positions_nm.detach().to(torch.float64)
     with torch.enable_grad():
-        graph_module = _treated(make_fx(energy_and_forces, decomposition_table=_DECOMPOSITIONS)(example))
+        graph_module = _treated(
+            make_fx(energy_and_forces, decomposition_table=_decompositions(model))(example)
+        )
     with torch.no_grad():
         core = torch.jit.trace(graph_module, (example,), check_trace=False)
         return torch.jit.script(_Specialised(core, model.atoms))
@@ -235,15 +241,20 @@ def specialise_periodic(
         )
         return model.evaluate(vectors, index, model.network.topology(model.atomic_numbers, index))
 
+    # Networks with a row of places per atom; empty places of the list are shared out over the atoms.
+    index, _ = padded_pairs(positions_a, box_a, model.cutoff, shifts, capacity)
+    model.network.places = int(room * int(torch.bincount(index.flatten()).max())) + 4
     try:
         with torch.enable_grad():
-            traced = make_fx(energy_and_forces, decomposition_table=_DECOMPOSITIONS)(*example)
+            traced = make_fx(energy_and_forces, decomposition_table=_decompositions(model))(*example)
     except RuntimeError as error:
         # What asks the host for a value cannot be traced.
         raise ModelError(
             f"{type(model.network).__name__} lays out its pairs by the number of neighbours of a configuration, "
             "so it has no form with fixed shapes; use evaluation='autograd'"
         ) from error
+    finally:
+        model.network.places = 0
     graph_module = _treated(traced)
     with torch.no_grad():
         core = torch.jit.trace(graph_module, example, check_trace=False)

@@ -118,6 +118,8 @@ class DimeNet(Network):
             the article's) or ``receiver`` (i, PyTorch Geometric's).
     """
 
+    publication = "Gasteiger et al., ICLR 2020"
+
     frequencies: Tensor
     norms: Tensor
     at_receiver: Final[bool]
@@ -141,6 +143,8 @@ class DimeNet(Network):
         if angle_at not in ANGLES:
             raise ModelError(f"angle_at of dimenet is {angle_at!r}; use one of {', '.join(ANGLES)}")
         self.cutoff = cutoff
+        # Fixed number of places per atom, see neighbourhoods; 0: as many as are needed.
+        self.places = 0
         self.at_receiver = angle_at == "receiver"
         self.hidden = hidden
         self.blocks = blocks
@@ -191,7 +195,8 @@ class DimeNet(Network):
 
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors that stay the same while species and pairs do: species, then neighbourhoods."""
-        return [atomic_numbers] + neighbourhoods(pair_index, atomic_numbers.size(0), self.radial_weight)  # noqa: RUF005
+        n_atoms = atomic_numbers.size(0)
+        return [atomic_numbers] + neighbourhoods(pair_index, n_atoms, self.radial_weight, self.places)  # noqa: RUF005
 
     def cosines(self, vectors: Tensor, apart: Tensor) -> Tensor:
         """Cosines (A, K, K) of the angles of triplets, from vectors (A, K, 3) of places, A.

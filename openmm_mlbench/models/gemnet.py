@@ -212,6 +212,8 @@ class _GemNet(Network):
         cutoff: A.
     """
 
+    publication = "Gasteiger et al., NeurIPS 2021"
+
     centres: Tensor
     norms: Tensor
     scales: Tensor
@@ -239,6 +241,8 @@ class _GemNet(Network):
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
+        # Fixed number of places per atom, see neighbourhoods; 0: as many as are needed.
+        self.places = 0
         self.blocks = blocks
         self.spherical = spherical
         self.radial = radial
@@ -281,7 +285,8 @@ class _GemNet(Network):
 
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors that stay the same while species and pairs do: species, then neighbourhoods."""
-        return [atomic_numbers] + neighbourhoods(pair_index, atomic_numbers.size(0), self.circular)  # noqa: RUF005
+        n_atoms = atomic_numbers.size(0)
+        return [atomic_numbers] + neighbourhoods(pair_index, n_atoms, self.circular, self.places)  # noqa: RUF005
 
     def radial_basis(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Gaussians of the distance under the envelope (E, radial)."""

@@ -18,9 +18,12 @@ class Network(nn.Module, ABC):
         rotation: energies invariant and forces equivariant under rotation, by construction.
         parity: the same under inversion.
         publication: the architecture's article, in a few words.
+        places: of networks that lay out edges in a row per atom: the length of all rows; 0 asks
+            the configuration, and so the host.
     """
 
     cutoff: float
+    places: int = 0
     direct: ClassVar[bool] = False
     rotation: ClassVar[bool] = True
     parity: ClassVar[bool] = True

@@ -13,13 +13,15 @@ from torch import Tensor
 from openmm_mlbench.models.neighbours import directed_edges
 
 
-def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor) -> list[Tensor]:
+def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor, n_places: int = 0) -> list[Tensor]:
     """Directed edges sorted by centre, and their layout as (n_atoms, K) places.
 
     Args:
         pair_index: (2, n_pairs), a half list; see :mod:`openmm_mlbench.models.neighbours`.
         n_atoms: A.
         like: a tensor of the dtype in which the network computes.
+        n_places: K; 0 takes as many as are needed, which the host has to ask for.  If an atom
+            has more edges, ``apart``, and with it every energy and force, is NaN.
 
     Returns:
         centre (E,), atom at which an edge ends;
@@ -38,23 +40,28 @@ def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor) -> list[Tenso
     n_pairs, n_edges, device = pair_index.size(1), centre.size(0), centre.device
     order = torch.argsort(centre, stable=True)
     centre, neighbour = centre[order], neighbour[order]
-    counts = torch.bincount(centre, minlength=n_atoms)
-    largest = int(counts.max()) if n_edges > 0 else 0
+    zeros = torch.zeros(n_atoms, dtype=torch.long, device=device)
+    counts = zeros.index_add(0, centre, torch.ones_like(centre))
+    largest = n_places
+    if n_places == 0 and n_edges > 0:
+        largest = int(counts.max())
     first = torch.cumsum(counts, 0) - counts
     edges = torch.arange(n_edges, device=device)
-    slots = centre * largest + edges - first[centre]
+    slots = centre * largest + (edges - first[centre]).clamp(max=max(largest - 1, 0))
     edge_of_directed = torch.empty_like(order)
     edge_of_directed[order] = edges
     opposite = edge_of_directed[(order + n_pairs) % max(n_edges, 1)]
     sign = torch.where(order < n_pairs, 1.0, -1.0).to(like.dtype).unsqueeze(1)
     apart = (1.0 - torch.eye(largest, dtype=like.dtype, device=device)).unsqueeze(0)
     places = edges[:0]
-    if n_atoms * largest > n_edges:
+    if n_places > 0 or n_atoms * largest > n_edges:
         places = torch.zeros(n_atoms * largest, dtype=torch.long, device=device)
         places[slots] = edges
         filled = torch.zeros(n_atoms * largest, dtype=like.dtype, device=device)
         filled[slots] = 1.0
         apart = apart * filled.view(n_atoms, largest, 1) * filled.view(n_atoms, 1, largest)
+    if n_places > 0:
+        apart = torch.where((counts > n_places).any(), torch.full_like(apart, float("nan")), apart)
     return [
         centre,
         neighbour,

@@ -18,8 +18,8 @@ from openmm_mlbench.models.registry import ARCHITECTURES
 
 prepare_platforms()
 
-# Architectures whose index tensors have the length of the pair list.
-STATIC = ("schnet", "forcenet")
+# Architectures whose index tensors can have fixed lengths.
+STATIC = ("schnet", "forcenet", "dimenet", "gemnet-t", "gemnet-dt")
 
 
 def lips(name):

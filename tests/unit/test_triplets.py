@@ -118,3 +118,20 @@ def test_places_and_sums(case):
     placed = into_places(values[0], places)
     assert len(placed) == n_atoms * apart.size(2)
     np.testing.assert_array_equal(from_places(placed, places, slots), values[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fixed_places_hold_the_same_triplets(case):
+    """Rows longer than needed, also where all atoms have as many edges; NaN where they are too short."""
+    n_atoms, index, _ = pairs_of(case)
+    plain = neighbourhoods(index, n_atoms, FLOAT64)
+    most = plain[8].size(2)
+    longer = neighbourhoods(index, n_atoms, FLOAT64, most + 2)
+    assert longer[8].shape == (n_atoms, most + 2, most + 2)
+    assert longer[8].sum() == plain[8].expand(n_atoms, -1, -1).sum()
+    for one, other in zip(plain[:4], longer[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(longer[4][longer[5]], np.arange(2 * index.size(1)))
+    np.testing.assert_array_equal(longer[7], longer[5][longer[6]])
+    if most > 1:
+        assert torch.isnan(neighbourhoods(index, n_atoms, FLOAT64, most - 1)[8]).all()
