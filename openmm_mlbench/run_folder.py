@@ -87,7 +87,9 @@ class RdfCriterion:
         """Of each window of a trajectory; none where it is shorter than one."""
         if trajectory.n_frames < max(1, round(self.window_ps / trajectory.frame_interval_ps)):
             none = {pair.label: np.empty(0) for pair in self.pairs}
-            return WindowDeviations(times_ps=np.empty(0), deviations_A=none, frames_per_window=0, end_ps=0.0)
+            return WindowDeviations(
+                times_ps=np.empty(0), deviations_A=none, end_ps=0.0, n_frames=trajectory.n_frames
+            )
         return window_deviations(
             [trajectory],
             self.pairs,
@@ -255,10 +257,6 @@ def _read_replica(
         end_ps=float(trajectory.times_ps[-1]) if trajectory.n_frames else 0.0,
         stopped_at_ps=float(status["stable_ps"] or 0.0) if unstable else None,
     )
-    if windows is not None and found.broke and windows.frames_per_window:
-        # The frames of a window that a collapse cut short were never judged.
-        whole = found.n_stable_frames // windows.frames_per_window * windows.frames_per_window
-        found = replace(found, n_stable_frames=whole)
     return Replica(
         index=index,
         status=status,

@@ -183,12 +183,13 @@ def measure_rdf_stability(
             )
             survivals.append(found.survival(threshold_A))
             ending = f" replica {i}" if len(source.files) > 1 else ""
-            step_ps = found.frames_per_window * file.frame_interval_ps
             curves |= {
-                f"RDF deviation {label}{ending}": _decimated(float(found.times_ps[0]), step_ps, values)
+                f"RDF deviation {label}{ending}": _decimated(
+                    float(found.times_ps[0]), file.frame_interval_ps, values
+                )
                 for label, values in found.deviations_A.items()
             }
-        results = stability_results(survivals, max(one.time_ps for one in survivals))
+        results = _results(survivals, source)
     measurement = Measurement(
         observable="stability",
         mode=mode,

@@ -1,6 +1,7 @@
 """How long a condensed system stays physical: RDFs of short windows against the reference (paper, eq. 8)."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ WINDOW_PS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class RDFWindows:
-    """Judges windows of frames while a simulation runs, as :func:`window_deviations` does afterwards.
+    """Judges windows of frames while a simulation runs, one after another.
+
+    :func:`window_deviations`, afterwards, looks at a window from every frame on, so it never finds a later end.
 
     Args:
         pairs: groups of atoms.
@@ -92,41 +95,38 @@ class RDFWindows:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowDeviations:
-    """Integral of |RDF of a window - reference| for each window in turn.
+    """Integral of |RDF of a window - reference| for the window that begins at each frame.
 
     Args:
         times_ps: (n_windows,), the first frame of each window.
         deviations_A: label of the pair -> (n_windows,), A; Infinity where a frame is not finite.
-        frames_per_window: frames in each.
-        end_ps: time of the last frame in a whole window, or of the last frame where there is no window.
+        end_ps: time of the last frame.
+        n_frames: of the trajectory.
     """
 
     times_ps: NDArray[np.float64]
     deviations_A: dict[str, NDArray[np.float64]]
-    frames_per_window: int
     end_ps: float
+    n_frames: int
+
+    @property
+    def worst_A(self) -> NDArray[np.float64]:  # noqa: N802 - A is the unit
+        """(n_windows,), A: the largest of all pairs."""
+        return np.asarray(np.max(np.stack(list(self.deviations_A.values())), axis=0), dtype=np.float64)
 
     def per_frame(self, n_frames: int) -> NDArray[np.float64]:
         """(n_frames,), A: the worst pair of each frame's window; frames after the last whole window have its value."""
         if not len(self.times_ps):
             return np.zeros(n_frames)
-        worst = np.max(np.stack(list(self.deviations_A.values())), axis=0)
-        window = np.minimum(np.arange(n_frames) // self.frames_per_window, len(worst) - 1)
-        return worst[window]
+        return self.worst_A[np.minimum(np.arange(n_frames), len(self.times_ps) - 1)]
 
     def survival(self, threshold_A: float) -> Survival:
         """Stable until the first window in which any pair deviates by more than the threshold."""
-        worst = np.max(np.stack(list(self.deviations_A.values())), axis=0)
-        broken = np.flatnonzero(~(worst <= threshold_A))
+        broken = np.flatnonzero(~(self.worst_A <= threshold_A))
         if len(broken):
             first = int(broken[0])
-            return Survival(
-                time_ps=float(self.times_ps[first]),
-                broke=True,
-                n_stable_frames=first * self.frames_per_window,
-            )
-        n_frames = len(worst) * self.frames_per_window
-        return Survival(time_ps=self.end_ps, broke=False, n_stable_frames=n_frames)
+            return Survival(time_ps=float(self.times_ps[first]), broke=True, n_stable_frames=first)
+        return Survival(time_ps=self.end_ps, broke=False, n_stable_frames=self.n_frames)
 
 
 def window_deviations(
@@ -138,11 +138,11 @@ def window_deviations(
     mode: str,
     window_ps: float = WINDOW_PS,
 ) -> WindowDeviations:
-    """Deviation of the RDFs of consecutive windows from the reference.
+    """Deviation from the reference of the RDFs of the window that begins at each frame.
 
     int |<RDF> - <RDF_t>_(t = T..T + tau)| dr > threshold        (paper, eq. 8)
 
-    Windows follow one another without overlap; frames after the last whole one are left out.
+    Every frame that a whole window follows is a T, as in the paper's code.
 
     Args:
         chunks: of a periodic trajectory, in order.
@@ -157,8 +157,9 @@ def window_deviations(
     """
     times: list[float] = []
     series: dict[str, list[float]] = {pair.label: [] for pair in pairs}
-    held: list[Trajectory] = []
-    n_window, end_ps = 0, 0.0
+    widths = np.full(len(references[0]), r_max_A / len(references[0]))
+    held: deque[NDArray[np.float64]] = deque()
+    n_window, n_frames, end_ps = 0, 0, 0.0
     for chunk in chunks:
         if not n_window:
             n_window = round(window_ps / chunk.frame_interval_ps)
@@ -166,29 +167,36 @@ def window_deviations(
                 raise MetricError(
                     f"window {window_ps:g} ps; frames are {chunk.frame_interval_ps:g} ps apart, give a longer one"
                 )
+            held = deque(maxlen=n_window)
         for frame in range(chunk.n_frames):
-            held.append(_frame(chunk, frame))
+            n_frames += 1
+            end_ps = chunk.first_frame_ps + frame * chunk.frame_interval_ps
+            held.append(_g_of_frame(chunk, frame, pairs, len(widths), r_max_A=r_max_A, mode=mode))
             if len(held) < n_window:
                 continue
-            times.append(held[0].first_frame_ps)
-            end_ps = held[-1].first_frame_ps
-            values = _deviations(_joined(held), pairs, references, r_max_A=r_max_A, mode=mode)
-            for pair, value in zip(pairs, values, strict=True):
-                series[pair.label].append(value)
-            held = []
+            times.append(end_ps - (n_window - 1) * chunk.frame_interval_ps)
+            mean = np.mean(np.stack(held), axis=0)
+            for pair, g_r, expected in zip(pairs, mean, references, strict=True):
+                value = float(np.sum(np.abs(g_r - expected) * widths))
+                series[pair.label].append(value if np.isfinite(value) else np.inf)
     if not times:
-        raise MetricError(f"{len(held)} frames; a window of {window_ps:g} ps wants {n_window}")
+        raise MetricError(f"{n_frames} frames; a window of {window_ps:g} ps wants {n_window}")
     return WindowDeviations(
         times_ps=np.array(times),
         deviations_A={label: np.array(values) for label, values in series.items()},
-        frames_per_window=n_window,
         end_ps=end_ps,
+        n_frames=n_frames,
     )
 
 
-def _frame(chunk: Trajectory, frame: int) -> Trajectory:
+def _g_of_frame(
+    chunk: Trajectory, frame: int, pairs: Sequence[AtomPairs], n_bins: int, *, r_max_A: float, mode: str
+) -> NDArray[np.float64]:
+    """g(r) of one frame (n_pairs, n_bins), NaN where it is not finite."""
     boxes = chunk.box_vectors_nm
-    return Trajectory(
+    if not np.isfinite(chunk.positions_nm[frame]).all():
+        return np.full((len(pairs), n_bins), np.nan)
+    one = Trajectory(
         positions_nm=chunk.positions_nm[frame : frame + 1],
         box_vectors_nm=None if boxes is None else boxes[frame : frame + 1],
         atomic_numbers=chunk.atomic_numbers,
@@ -196,18 +204,7 @@ def _frame(chunk: Trajectory, frame: int) -> Trajectory:
         first_frame_ps=chunk.first_frame_ps + frame * chunk.frame_interval_ps,
         source=chunk.source,
     )
-
-
-def _joined(frames: Sequence[Trajectory]) -> Trajectory:
-    boxes = [frame.box_vectors_nm for frame in frames if frame.box_vectors_nm is not None]
-    return Trajectory(
-        positions_nm=np.concatenate([frame.positions_nm for frame in frames]),
-        box_vectors_nm=np.concatenate(boxes) if boxes else None,
-        atomic_numbers=frames[0].atomic_numbers,
-        frame_interval_ps=frames[0].frame_interval_ps,
-        first_frame_ps=frames[0].first_frame_ps,
-        source=frames[0].source,
-    )
+    return np.stack([rdf.g_r for rdf in compute_rdf(one, pairs, r_max_A=r_max_A, n_bins=n_bins, mode=mode)])
 
 
 def _deviations(

@@ -91,11 +91,18 @@ def test_rdf_windows_break_where_the_liquid_freezes():
     # Chunks know their own times in a file.
     chunks = (Trajectory(**{**chunk.__dict__, "first_frame_ps": 0.7 * k}) for k, chunk in enumerate(chunks))
     found = window_deviations(chunks, [pair], [reference.g_r], r_max_A=6.0, mode="paper", window_ps=1.0)
-    np.testing.assert_allclose(found.times_ps, np.arange(9.0), atol=1e-9)
+    # A window from every frame on that nine more follow: 98 frames of the chunks.
+    np.testing.assert_allclose(found.times_ps, 0.1 * np.arange(89), atol=1e-9)
+    mean = lambda a: compute_rdf(trajectory(positions[a : a + 10]), [pair], n_bins=30)[0].g_r  # noqa: E731
+    naive = [np.sum(np.abs(mean(a) - reference.g_r)) * 0.2 for a in range(89)]
+    np.testing.assert_allclose(found.deviations_A["O-O"], naive, rtol=1e-9)
     survival = found.survival(3.0)
-    # Four frames of the window from 6 ps are a lattice already, 40 % of a deviation of 6 A or so.
     assert survival.broke
-    assert survival.time_ps in (pytest.approx(6.0), pytest.approx(7.0))
-    assert found.deviations_A["O-O"][:6].max() < 1.5
+    # The lattice begins at 6.3 ps; no window that ends before it is off, and one of half lattice is.
+    assert survival.time_ps == pytest.approx(0.1 * int(np.argmax(np.array(naive) > 3.0)))
+    assert 5.4 < survival.time_ps < 6.3
+    assert survival.n_stable_frames == round(survival.time_ps / 0.1)
+    assert found.deviations_A["O-O"][:53].max() < 1.5
     assert not found.survival(100.0).broke
-    assert found.survival(100.0).time_ps == pytest.approx(8.9)
+    assert found.survival(100.0).time_ps == pytest.approx(9.7)
+    assert found.survival(100.0).n_stable_frames == 98
