@@ -1,6 +1,6 @@
 """TorchScript modules as other people write them: a Morse-like sum over pairs, in several guises."""
 
-from typing import Dict, List, Optional, Tuple  # noqa: UP035 - TorchScript reads these everywhere
+from typing import Dict, List, Tuple  # noqa: UP035 - TorchScript reads these everywhere
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class Molecules(torch.nn.Module):
 
     def forward(
         self,
-        molecule: Tuple[Tensor, Tensor],
-        cell: Optional[Tensor] = None,  # noqa: UP006, UP045
+        molecule: tuple[Tensor, Tensor],
+        cell: Tensor | None = None,
     ) -> Tuple[Tensor, Tensor]:  # noqa: UP006
         species, coordinates = molecule
         assert cell is None
