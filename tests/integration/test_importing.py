@@ -19,7 +19,7 @@ from openmm_mlbench.cli import main
 from openmm_mlbench.errors import ModelError, PotentialError
 from openmm_mlbench.export import importing, operators
 from openmm_mlbench.export.adapters import deepmd
-from openmm_mlbench.export.adapters.foreign import Stated
+from openmm_mlbench.export.adapters.foreign import Stated, atomic_numbers_of
 from openmm_mlbench.export.adapters.torchscript import Signature
 from openmm_mlbench.export.archive import find_archive, read_card
 from openmm_mlbench.export.card import Card
@@ -293,6 +293,17 @@ def test_files_and_statements_that_do_not_fit(tmp_path):
     ):
         with pytest.raises(ModelError, match=message):
             dataclasses.replace(STATED, **changes)
+
+
+def test_types_by_name_or_by_order():
+    assert atomic_numbers_of(["H", "O"], "it") == [1, 8]
+    assert atomic_numbers_of(["type-1", "type-2"], "it", override=["O", "H"]) == [8, 1]
+    with pytest.raises(ModelError, match=r"has the 2 types H, O, --elements names 1"):
+        atomic_numbers_of(["H", "O"], "it", override=["H"])
+    with pytest.raises(
+        ModelError, match="calls its atom types type-1, and type-1 is no element; give --elements"
+    ):
+        atomic_numbers_of(["type-1"], "it")
 
 
 class Undefined(torch.nn.Module):
