@@ -1,7 +1,7 @@
 """Free energies from PLUMED's files or trajectories, as measurements."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,22 +168,47 @@ def surface_of_hills(hills: Hills, *, n_bins: int, kT: float) -> SampledSurface:
 
 
 def surface_from_plumed(
-    path: Path, *, n_bins: int, kT: float, start_ps: float = 0.0, hills: Path | None = None
+    path: Path,
+    *,
+    n_bins: int,
+    kT: float,
+    start_ps: float | None = None,
+    stop_ps: float | None = None,
+    hills: Path | None = None,
 ) -> SampledSurface:
-    """A surface from a HILLS file, a COLVAR file (with the HILLS of the same run if at hand) or a fes.dat."""
+    """A surface from a HILLS file, a COLVAR file (with the HILLS of the same run if at hand) or a fes.dat.
+
+    Args:
+        path: the file.
+        n_bins: grid points along each angle.
+        kT: kJ/mol.
+        start_ps: leave out rows of a COLVAR before this time; the first tenth where None.
+        stop_ps: leave out later rows.
+        hills: HILLS of the run that wrote the COLVAR.
+
+    Raises:
+        MetricError: not such a file, no row is left, or times for what has none.
+    """
     table = read_plumed(path)
+    if start_ps and table.kind != "colvar":
+        raise MetricError(f"{path}: a start at {start_ps:g} ps is for a COLVAR; leave --start out")
+    if stop_ps is not None and table.kind == "surface":
+        raise MetricError(f"{path}: a surface has no times; leave --stop out")
     if table.kind == "surface":
         return SampledSurface(surface=surface_of(table), note="surface as given")
     if table.kind == "hills":
-        return surface_of_hills(hills_of(table), n_bins=n_bins, kT=kT)
+        return surface_of_hills(_hills_until(hills_of(table), stop_ps), n_bins=n_bins, kT=kT)
     of_run = None if hills is None else hills_of(read_plumed(hills))
     names = of_run.names if of_run is not None else (table.fields[1], table.fields[2])
     weights, how = frame_weights(table, kT, of_run)
     times = table["time"]
-    first = start_ps if start_ps > 0 else times[0] + SKIPPED_SHARE * (times[-1] - times[0])
-    used = times >= first - 1e-9
+    last = times[-1] if stop_ps is None else min(stop_ps, times[-1])
+    first = start_ps if start_ps is not None else times[0] + SKIPPED_SHARE * (last - times[0])
+    used = (times >= first - 1e-9) & (times <= last + 1e-9)
     if not used.any():
-        raise MetricError(f"{path}: no row from {first:g} ps on; the last is at {times[-1]:g} ps")
+        raise MetricError(
+            f"{path}: no row from {first:g} to {last:g} ps; it goes from {times[0]:g} to {times[-1]:g} ps"
+        )
     return from_frames(
         np.stack([table[name] for name in names], axis=1)[used],
         weights[used],
@@ -193,6 +218,23 @@ def surface_from_plumed(
         source=str(path),
         length_ps=None,
         note=f"{how}, from {first:g} ps on",
+    )
+
+
+def _hills_until(hills: Hills, stop_ps: float | None) -> Hills:
+    if stop_ps is None:
+        return hills
+    n = int(np.count_nonzero(hills.times_ps <= stop_ps + 1e-9))
+    if not n:
+        raise MetricError(
+            f"{hills.source}: no hill up to {stop_ps:g} ps; the first is at {hills.times_ps[0]:g} ps"
+        )
+    return replace(
+        hills,
+        times_ps=hills.times_ps[:n],
+        centres=hills.centres[:n],
+        sigmas=hills.sigmas[:n],
+        heights=hills.heights[:n],
     )
 
 
@@ -506,7 +548,7 @@ def _floor(
             note="between the runs of the reference, at their own length",
         )
     if isinstance(reference.blocks, HillsBlocks):
-        return _floor_of_hills(reference, surfaces, axis, mode=mode)
+        return _floor_of_hills(reference, surfaces, axis, mode=mode, align=align)
     lengths = [one.length_ps for one in surfaces if one.length_ps is not None]
     if reference.segments is None or reference.length_ps is None or not lengths:
         return None
@@ -519,14 +561,14 @@ def _floor(
 
 
 def _floor_of_hills(
-    reference: SampledSurface, surfaces: Sequence[SampledSurface], axis: int, *, mode: str
+    reference: SampledSurface, surfaces: Sequence[SampledSurface], axis: int, *, mode: str, align: str
 ) -> Floor | None:
     """What a run as long as these would score against one run of hills, by that run's own standard errors."""
     assert isinstance(reference.blocks, HillsBlocks)
     counts = [one.n_frames for one in surfaces if one.n_frames]
     if not counts or not reference.n_frames:
         return None
-    variance = reference.blocks.profile_stderr(axis) ** 2
+    variance = reference.blocks.profile_stderr(axis, align) ** 2
     of_both = np.sqrt(variance * (1 + reference.n_frames / float(np.mean(counts))))
     # < |x| > of a normal distribution, over the circle.
     value = float(np.mean(of_both) * np.sqrt(2 / np.pi)) * (MDSIM_TWO_PI if mode == "mdsim" else 2 * np.pi)

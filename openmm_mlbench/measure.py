@@ -638,7 +638,13 @@ def free_energy(
         float, typer.Option(help="K; mode mdsim always takes k_B T = 2.49 kJ/mol.")
     ] = 300.0,
     bins: Annotated[int, typer.Option(help="Grid points along each angle.")] = 60,
-    start: StartOption = "0ps",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave out frames before this time, with its unit; of a COLVAR the first tenth if not given, of other "
+            "trajectories nothing."
+        ),
+    ] = None,
     stop: StopOption = None,
     reference: Annotated[
         Path | None,
@@ -679,15 +685,18 @@ def free_energy(
             raise MetricError(
                 f"{len(of_runs)} HILLS for {len(paths)} COLVAR files; give one for each, in order"
             )
-        start_ps = parse_time(start, "start")
+        used = {
+            "start_ps": None if start is None else parse_time(start, "start"),
+            "stop_ps": None if stop is None else parse_time(stop, "stop"),
+        }
         surfaces = [
-            work.surface_from_plumed(path, n_bins=bins, kT=kT, start_ps=start_ps, hills=of_run)
+            work.surface_from_plumed(path, n_bins=bins, kT=kT, hills=of_run, **used)
             for path, of_run in zip(paths, of_runs, strict=True)
         ]
         run = work.run_of(paths[0])
         inputs = {} if run is None else {"run": run}
     else:
-        source = _source(topology, trajectory, frame_interval, start, stop)
+        source = _source(topology, trajectory, frame_interval, start or "0ps", stop)
         quads = _quadruplets(phi, psi)
         surfaces, angles = work.surface_from_trajectory(source, quads, n_bins=bins, kT=kT)
         inputs = source.inputs() | {"phi": quads[0], "psi": quads[1]}

@@ -60,17 +60,22 @@ class HillsBlocks:
         of_bias = float(np.std([score(F) for F in self.late], ddof=1))
         return float(np.hypot(of_visits, of_bias))
 
-    def profile_stderr(self, axis: int) -> NDArray[np.float64]:
-        """Standard error of each point of the profile along one angle (n_bins,), of mean 0, kJ/mol."""
-        left_out = np.stack([self._profile(F, axis) for F in self.without_each_block()])
-        late = np.stack([self._profile(F, axis) for F in self.late])
+    def profile_stderr(self, axis: int, align: str = "mean") -> NDArray[np.float64]:
+        """Standard error of each point of the profile along one angle (n_bins,), kJ/mol.
+
+        Args:
+            axis: 0 or 1, the angle of the profile.
+            align: ``mean``: of profiles of mean 0; ``minimum``: of minimum 0.
+        """
+        left_out = np.stack([self._profile(F, axis, align) for F in self.without_each_block()])
+        late = np.stack([self._profile(F, axis, align) for F in self.late])
         n = len(left_out)
         of_visits = (n - 1) / n * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
         return np.asarray(np.sqrt(of_visits + late.var(axis=0, ddof=1)))
 
-    def _profile(self, F: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    def _profile(self, F: NDArray[np.float64], axis: int, align: str) -> NDArray[np.float64]:
         profile = free_energy(np.exp(-(F - F.min()) / self.kT).sum(axis=1 - axis), self.kT)
-        return np.asarray(profile - profile.mean())
+        return np.asarray(profile - (profile.min() if align == "minimum" else profile.mean()))
 
 
 def hills_blocks(hills: Hills, kT: float, n_bins: int) -> HillsBlocks | str:

@@ -136,6 +136,26 @@ def test_free_energy_three_ways(files, tmp_path):
     assert record["inputs"]["kT_kJ_mol"] == 2.49
 
 
+def test_start_and_stop_of_plumed_files(files, tmp_path, capsys):
+    out = tmp_path / "a.json"
+
+    def used(*options):
+        assert measure("free-energy", *options, "--bins", "12", "--json", out) == 0
+        return content(out)[0]["surfaces"][0]
+
+    colvar = ("--colvar", files / "COLVAR")
+    assert used(*colvar, "--start", "0ps")["n_frames"] == 100
+    assert used(*colvar)["n_frames"] == 90
+    assert used(*colvar, "--start", "1ps", "--stop", "3ps")["n_frames"] == 21
+    hills = ("--hills", files / "HILLS")
+    n_hills = used(*hills)["n_frames"]
+    assert used(*hills, "--start", "0ps", "--stop", "1000ns")["n_frames"] == n_hills
+    assert measure("free-energy", *hills, "--stop", "0ps") == 2
+    assert "no hill up to 0 ps" in capsys.readouterr().err
+    assert measure("free-energy", *hills, "--start", "5ps") == 2
+    assert "leave --start out" in capsys.readouterr().err
+
+
 def test_drift_and_temperature_from_a_log(files, tmp_path):
     out = tmp_path / "a.json"
     assert measure("drift", "--log", files / "log.csv", "--topology", files / "top.pdb", "--json", out) == 0

@@ -1,6 +1,7 @@
 """Standard errors from one HILLS file against the spread of independent runs on a known surface."""
 
 import math
+from itertools import combinations
 
 import numba
 import numpy as np
@@ -114,6 +115,22 @@ def test_standard_error_of_one_run_is_the_spread_of_many(runs):
         stated = [one.stderr for measured in results for one in measured if one.name == name]
         ratio = np.sqrt(np.mean(np.square(stated))) / np.std(maes, ddof=1)
         assert 0.7 < ratio < 2.2
+
+
+def test_floor_of_either_alignment_is_the_distance_of_right_runs(runs):
+    for align, ending in (("minimum", "mae"), ("mean", "mae_mean_aligned")):
+        for axis, name in enumerate(("phi", "psi")):
+            profiles = [run.profile(axis, KT) for run in (one.surface for one in runs)]
+            apart = [profile_mae(a, b, align=align) for a, b in combinations(profiles, 2)]
+            floors = [
+                one.floor
+                for run in runs[:8]
+                for one in measure_free_energy(
+                    [runs[8]], kT=KT, mode="paper", inputs={}, reference=run
+                ).measurement.results
+                if one.name == f"F_{name}_{ending}"
+            ]
+            assert np.mean(floors) == pytest.approx(np.mean(apart), rel=0.15)
 
 
 def surface_known(known):
