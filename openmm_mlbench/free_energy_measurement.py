@@ -190,6 +190,8 @@ def surface_from_plumed(
         MetricError: not such a file, no row is left, or times for what has none.
     """
     table = read_plumed(path)
+    if hills is not None and table.kind != "colvar":
+        raise MetricError(f"{path}: columns {', '.join(table.fields)}; wanted the COLVAR file of a run")
     if start_ps and table.kind != "colvar":
         raise MetricError(f"{path}: a start at {start_ps:g} ps is for a COLVAR; leave --start out")
     if stop_ps is not None and table.kind == "surface":

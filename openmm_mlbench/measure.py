@@ -398,11 +398,18 @@ def diffusivity(
         viscosity_mPa_s=viscosity,
         temperature_K=temperature,
     )
+    _check_frames(source, "a diffusivity")
     atoms = _atoms(source.topology, select)
     measured = measure_diffusivity(
         source, atoms, options, _reference(reference, reference_interval, source, "diffusivity", mode)
     )
     _finish(measured, json, plot)
+
+
+def _check_frames(source: "Source", what: str) -> None:
+    """Refuse replicas of one frame each: nothing moves, and nothing lasts, in one frame."""
+    if max(source.n_frames(file) for file in source.files) < 2:
+        raise MetricError(f"{source.files[0].path}: one frame; {what} wants a trajectory of at least two")
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -449,6 +456,7 @@ def stability(
     )
 
     source = _source(topology, trajectory, frame_interval, start, stop)
+    _check_frames(source, "stability")
     observable = "h_r" if pairs is None else "rdf"
     known = _reference(reference, reference_interval, source, observable, mode)
     limit = None if threshold is None else parse_length(threshold, "threshold")

@@ -95,8 +95,11 @@ class Source:
             stop = min(stop, self.n_kept[next(i for i, other in enumerate(self.files) if other is file)])
         if start >= stop:
             last = file.first_frame_ps + (file.n_frames - 1) * file.frame_interval_ps
+            wanted = f"from {self.start_ps:g} ps on" + (
+                "" if self.stop_ps is None else f" and up to {self.stop_ps:g} ps"
+            )
             raise MetricError(
-                f"{file.path}: no frame from {self.start_ps:g} ps on; it has {file.n_frames}, the last at {last:g} ps"
+                f"{file.path}: no frame {wanted}; it has {file.n_frames}, the last at {last:g} ps"
             )
         return start, stop
 

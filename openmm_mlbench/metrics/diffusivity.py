@@ -301,7 +301,11 @@ def diffusivity_at_lag(msd: MSD, lag_ps: float, series_nm2: NDArray[np.float64] 
         MetricError: the trajectory has no such lag.
     """
     k = round(lag_ps / msd.frame_interval_ps)
-    if not 1 <= k < len(msd.lags_ps):
+    if k < 1:
+        raise MetricError(
+            f"lag {lag_ps:g} ps; frames are {msd.frame_interval_ps:g} ps apart, give at least that"
+        )
+    if k >= len(msd.lags_ps):
         raise MetricError(
             f"lag {lag_ps:g} ps; wanted {msd.frame_interval_ps:g} to {msd.lags_ps[-1]:g} ps, the length of the trajectory"
         )

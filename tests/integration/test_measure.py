@@ -338,14 +338,18 @@ def test_basins_of_given_dihedrals(files, tmp_path):
     assert sum(states) == pytest.approx(1)
 
 
-def test_one_frame(files, tmp_path):
+def test_one_frame(files, tmp_path, capsys):
     out = tmp_path / "a.json"
-    assert measure(files, "diffusivity", "--json", out, trajectory="one.dcd") == 0
-    assert by_name(content(out))["diffusivity"]["status"] == "too_short"
+    for observable in ("diffusivity", "stability"):
+        assert measure(files, observable, "--json", out, trajectory="one.dcd") == 2
+        assert "one.dcd: one frame; " in capsys.readouterr().err
+        assert measure(files, observable, "--start", "0.1ps", "--stop", "0.1ps", "--json", out) == 2
+    assert not out.exists()
+    assert measure(files, "diffusivity", "--start", "0.5ps", "--stop", "0.2ps") == 2
+    assert "no frame from 0.5 ps on and up to 0.2 ps" in capsys.readouterr().err
+    assert measure(files, "diffusivity", "--lag", "0.01ps") == 2
+    assert "lag 0.01 ps; frames are" in capsys.readouterr().err
     assert measure(files, "rdf", "--pairs", "O-O", "--json", out, trajectory="one.dcd") == 0
-    assert measure(files, "stability", "--json", out, trajectory="one.dcd") == 0
-    stability = by_name(content(out))["stability"]
-    assert (stability["status"], stability["value"]) == ("too_short", None)
     single = ("--select", "index 0 1", "--reference", files / "run.xtc", "--json", out)
     assert measure(files, "bonds", *single, trajectory="one.dcd") == 0
     results = by_name(content(out))

@@ -154,6 +154,8 @@ def test_start_and_stop_of_plumed_files(files, tmp_path, capsys):
     assert "no hill up to 0 ps" in capsys.readouterr().err
     assert measure("free-energy", *hills, "--start", "5ps") == 2
     assert "leave --start out" in capsys.readouterr().err
+    assert measure("free-energy", "--colvar", files / "HILLS", "--hills", files / "COLVAR") == 2
+    assert "wanted the COLVAR file of a run" in capsys.readouterr().err
 
 
 def test_drift_and_temperature_from_a_log(files, tmp_path):
