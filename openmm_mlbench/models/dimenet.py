@@ -119,6 +119,7 @@ class DimeNet(Network):
     """
 
     publication = "Gasteiger et al., ICLR 2020"
+    heaviest = 94
 
     frequencies: Tensor
     norms: Tensor

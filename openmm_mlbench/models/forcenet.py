@@ -133,6 +133,7 @@ class ForceNet(Network):
     """
 
     publication = "Hu et al., arXiv 2021"
+    heaviest = 53
     direct = True
     rotation = False
     parity = False

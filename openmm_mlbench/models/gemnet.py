@@ -213,6 +213,7 @@ class _GemNet(Network):
     """
 
     publication = "Gasteiger et al., NeurIPS 2021"
+    heaviest = 83
 
     centres: Tensor
     norms: Tensor

@@ -17,6 +17,7 @@ class Network(nn.Module, ABC):
         direct: forces are an output of their own, not the gradient of the energy.
         rotation: energies invariant and forces equivariant under rotation, by construction.
         parity: the same under inversion.
+        heaviest: largest atomic number that it has weights for.
         publication: the architecture's article, in a few words.
         places: of networks that lay out edges in a row per atom: the length of all rows; 0 asks
             the configuration, and so the host.
@@ -27,6 +28,7 @@ class Network(nn.Module, ABC):
     direct: ClassVar[bool] = False
     rotation: ClassVar[bool] = True
     parity: ClassVar[bool] = True
+    heaviest: ClassVar[int] = 118
     publication: ClassVar[str] = ""
 
     @abstractmethod

@@ -32,11 +32,15 @@ def build_network(name: str, hyperparameters: dict[str, Any], species: list[int]
         species: sorted atomic numbers that the model shall know.
 
     Raises:
-        ModelError: unknown architecture or hyperparameter.
+        ModelError: unknown architecture or hyperparameter, or an element beyond those it has weights for.
     """
     if name not in ARCHITECTURES:
         raise ModelError(f"model {name!r} is not known; use one of {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[name]
+    if species and max(species) > architecture.heaviest:
+        raise ModelError(
+            f"{name} has weights for atomic numbers up to {architecture.heaviest}, got {max(species)}; use another model"
+        )
     arguments = dict(hyperparameters)
     # Some architectures have parameters for each element or pair of elements.
     if "species" in inspect.signature(architecture).parameters:

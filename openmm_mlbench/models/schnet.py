@@ -37,6 +37,7 @@ class SchNet(Network):
     """
 
     publication = "Schuett et al., NeurIPS 2017"
+    heaviest = 99
     centres: Tensor
 
     def __init__(

@@ -217,7 +217,7 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             eps=recipe.epsilon,
             amsgrad=recipe.amsgrad,
-            fused=self.device.type == "cuda",
+            fused=self.device.type in {"cpu", "cuda"},
         )
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=recipe.factor, patience=recipe.patience

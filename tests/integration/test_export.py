@@ -35,9 +35,9 @@ PLATFORMS = ("Reference", "CPU")
 
 @pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
 def archive(request, tmp_path_factory):
-    """Fresh weights at the paper's size."""
+    """Fresh weights, with every kind of layer."""
     path = tmp_path_factory.mktemp("archive") / f"{request.param}.pt"
-    return find_archive(fresh_models.write_archive(path, request.param, hyperparameters={}))
+    return find_archive(fresh_models.write_archive(path, request.param))
 
 
 @pytest.fixture
@@ -100,6 +100,16 @@ def test_ahead_of_time_in_openmm(archive, positions):
     assert_same(eager, (energy, forces), wanted)
     for platform, driver in itertools.product(PLATFORMS, ("torchforce", "pythonforce")):
         assert_same(eager, in_openmm(module, positions, platform=platform, driver=driver), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_the_size_of_the_paper(tmp_path, positions, name):
+    archive = find_archive(fresh_models.write_archive(tmp_path / f"{name}.pt", name, hyperparameters={}))
+    eager = archive.load_eager()
+    wanted = eager(positions)
+    for module in (archive.load_script(), ahead_of_time.specialise(eager, positions + 0.1)):
+        assert_same(eager, in_openmm(module, positions), wanted)
 
 
 def test_ahead_of_time_knows_the_cutoff(archive, positions, numbers):

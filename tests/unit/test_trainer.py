@@ -17,6 +17,7 @@ import torch
 
 from openmm_mlbench.data.splits import make_split
 from openmm_mlbench.errors import ModelError, TrainingError
+from openmm_mlbench.models.registry import ARCHITECTURES, build_network
 from openmm_mlbench.training.config import RECIPES, Recipe, recipe_for
 from openmm_mlbench.training.trainer import (
     LOG_COLUMNS,
@@ -371,6 +372,24 @@ def test_what_cannot_be_trained_on(tmp_path):
         trainer(tmp_path, sizes=(16, 0, 8))
     with pytest.raises(ModelError, match="hyperparameters of schnet"):
         trainer(tmp_path, hyperparameters={"hiden": 3})
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_elements_without_weights_are_refused(name):
+    heaviest = ARCHITECTURES[name].heaviest
+    network = build_network(name, fresh_models.TINY[name], [1, heaviest]).eval()
+    numbers, pairs = torch.tensor([1, heaviest]), torch.tensor([[0], [1]])
+    vectors = torch.tensor([[0.0, 0.0, 1.5]])
+    topology = network.topology(numbers, pairs)
+    found = (
+        network.energies_and_forces(vectors, topology)[1]
+        if network.direct
+        else network(numbers, vectors, pairs)
+    )
+    assert torch.isfinite(found).all()
+    if heaviest < 118:
+        with pytest.raises(ModelError, match=f"{name} has weights for atomic numbers up to {heaviest}, got"):
+            build_network(name, fresh_models.TINY[name], [1, heaviest + 1])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
