@@ -20,7 +20,7 @@ from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.training.config import Recipe
 from openmm_mlbench.training.trainer import new_force_field, predict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # Hyperparameters, and learning rate and steps of Adam, where those of fresh_models.TINY, 5e-3 and 300 are not enough.
 SIZES = {
