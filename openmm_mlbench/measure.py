@@ -32,7 +32,9 @@ IntervalOption = Annotated[
     str | None, typer.Option(help="Time between frames with its unit, fs, ps or ns: 0.1ps. Required.")
 ]
 StartOption = Annotated[str, typer.Option(help="Leave out frames before this time, with its unit.")]
-StopOption = Annotated[str | None, typer.Option(help="Leave out frames after this time, with its unit.")]
+StopOption = Annotated[
+    str | None, typer.Option(help="Leave out frames after this time, with its unit; none if not given.")
+]
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(
@@ -259,7 +261,11 @@ def rdf(
     r_max: Annotated[str, typer.Option(help="End of the last bin, A; may exceed half the cell.")] = "6",
     bins: Annotated[int, typer.Option(help="Number of equal bins from 0.")] = 500,
     cutoff: Annotated[
-        str | None, typer.Option(help="Radius of the coordination numbers, A; --r-max if not given.")
+        str | None,
+        typer.Option(
+            help="Radius of the coordination numbers, A; if not given the first minimum of the reference's RDF, without "
+            "a reference --r-max."
+        ),
     ] = None,
     intramolecular: Annotated[
         bool, typer.Option("--intramolecular/--no-intramolecular", help="Count pairs within one molecule.")
@@ -435,7 +441,9 @@ def stability(
         str | None,
         typer.Option(help="Largest deviation, A; 0.5 for bonds, 3 for RDFs (1 for LiPS) if not given."),
     ] = None,
-    window: Annotated[str, typer.Option(help="Length of a window of RDFs, with its unit.")] = "1ps",
+    window: Annotated[
+        str, typer.Option(help="Length of a window of RDFs, with its unit; there is one from every frame on.")
+    ] = "1ps",
     r_max: Annotated[str, typer.Option(help="RDFs: end of the last bin, A.")] = "6",
     bins: Annotated[int, typer.Option(help="RDFs: number of equal bins from 0.")] = 500,
     start: StartOption = "0ps",
