@@ -123,7 +123,7 @@ def force_cosine(
 
 
 def force_results(errors: dict[str, ForceError], note: str = "") -> list[Result]:
-    """``force_mae``, one ``force_mae_<symbol>`` for each element, and ``force_rmse``, meV/A."""
+    """``force_mae`` and ``force_rmse``, and each of them for each element, ``force_mae_<symbol>``, meV/A."""
 
     def result(name: str, value: float, stderr: float | None) -> Result:
         n_frames = errors["all"].n_frames
@@ -135,7 +135,13 @@ def force_results(errors: dict[str, ForceError], note: str = "") -> list[Result]
         result("force_mae" if name == "all" else f"force_mae_{name}", error.mae_mev_A, error.stderr_mev_A)
         for name, error in errors.items()
     ]
-    return [*maes, result("force_rmse", errors["all"].rmse_mev_A, errors["all"].rmse_stderr_mev_A)]
+    rmses = [
+        result(
+            "force_rmse" if name == "all" else f"force_rmse_{name}", error.rmse_mev_A, error.rmse_stderr_mev_A
+        )
+        for name, error in errors.items()
+    ]
+    return [*maes, *rmses]
 
 
 def cosine_result(predicted_ev_A: NDArray[np.float64], true_ev_A: NDArray[np.float64]) -> Result:
@@ -152,9 +158,10 @@ def cosine_result(predicted_ev_A: NDArray[np.float64], true_ev_A: NDArray[np.flo
 def energy_results(
     predicted_ev: NDArray[np.float64] | None, true_ev: NDArray[np.float64] | None, n_atoms: int
 ) -> list[Result]:
-    """``energy_mae`` (meV, as predicted) and ``energy_mae_per_atom`` (meV/atom, after the mean error is taken out).
+    """Errors as predicted and after the mean error is taken out.
 
-    A constant shift of all energies changes no force; the second number does not see it.
+    ``energy_mae`` (meV), ``energy_mae_per_atom`` (meV/atom), ``energy_rmse`` (meV), ``energy_rmse_per_atom`` (meV/atom);
+    those per atom are without the mean error: a constant shift of all energies changes no force.
 
     Args:
         predicted_ev: (n_frames,), or None: the model gives no energies.
@@ -164,7 +171,12 @@ def energy_results(
     Raises:
         MetricError: shapes differ, or an energy is not finite.
     """
-    names = (("energy_mae", "meV"), ("energy_mae_per_atom", "meV/atom"))
+    names = (
+        ("energy_mae", "meV"),
+        ("energy_mae_per_atom", "meV/atom"),
+        ("energy_rmse", "meV"),
+        ("energy_rmse_per_atom", "meV/atom"),
+    )
     if predicted_ev is None or true_ev is None:
         note = "the test frames have no energies" if true_ev is None else "the model gives no energies"
         status = "no_reference" if true_ev is None else "unsupported"
@@ -178,19 +190,23 @@ def energy_results(
         raise MetricError("an energy of the test frames is NaN or Infinity; measure frames that are finite")
     difference = (predicted - true) * MEV_PER_EV
     centred = (difference - difference.mean()) / n_atoms
-    notes = ("", f"mean error of {difference.mean():.4g} meV taken out")
-    return [
-        Result(
-            name=name,
-            status="ok",
-            unit=unit,
-            value=float(np.abs(values).mean()),
-            stderr=_stderr(np.abs(values)),
-            n_frames=len(true),
-            note=note,
-        )
-        for (name, unit), values, note in zip(names, (difference, centred), notes, strict=True)
+    taken_out = f"mean error of {difference.mean():.4g} meV taken out"
+    found = [
+        (float(np.abs(difference).mean()), _stderr(np.abs(difference)), ""),
+        (float(np.abs(centred).mean()), _stderr(np.abs(centred)), taken_out),
+        (*_rms(difference), ""),
+        (*_rms(centred), taken_out),
     ]
+    return [
+        Result(name=name, status="ok", unit=unit, value=value, stderr=stderr, n_frames=len(true), note=note)
+        for (name, unit), (value, stderr, note) in zip(names, found, strict=True)
+    ]
+
+
+def _rms(differences: NDArray[np.float64]) -> tuple[float, float | None]:
+    """Root of the mean square over frames, and its standard error, as d sqrt(x) = dx / (2 sqrt(x))."""
+    rms, stderr = float(np.sqrt(np.mean(differences**2))), _stderr(differences**2)
+    return rms, None if stderr is None or not rms else stderr / (2 * rms)
 
 
 def parity_curve(true: NDArray[np.float64], predicted: NDArray[np.float64], unit: str) -> Curve:

@@ -58,8 +58,14 @@ def test_by_hand():
 def test_results_carry_unit_and_note(forces):
     results = force_results(compute_force_mae(*forces, NUMBERS), note="on test frames")
     assert [r.name for r in results] == [
-        "force_mae", "force_mae_H", "force_mae_C", "force_mae_O", "force_rmse",
+        "force_mae", "force_mae_H", "force_mae_C", "force_mae_O",
+        "force_rmse", "force_rmse_H", "force_rmse_C", "force_rmse_O",
     ]  # fmt: skip
+    predicted, true = forces
+    for number, symbol in ((1, "H"), (6, "C"), (8, "O")):
+        errors = 1000 * (predicted - true)[:, np.asarray(NUMBERS) == number]
+        (found,) = (r.value for r in results if r.name == f"force_rmse_{symbol}")
+        assert found == pytest.approx(np.sqrt((errors**2).mean()))
     assert {(r.unit, r.status, r.n_frames, r.note) for r in results} == {
         ("meV/A", "ok", 12, "on test frames")
     }
@@ -100,7 +106,10 @@ def test_cosine_by_hand():
 def test_energies_with_and_without_their_shift():
     true = np.array([-10.0, -11.0, -12.0, -13.0])
     predicted = true + 0.5 + np.array([0.01, -0.01, 0.03, -0.03])
-    whole, per_atom = energy_results(predicted, true, n_atoms=4)
+    whole, per_atom, whole_rms, rms_per_atom = energy_results(predicted, true, n_atoms=4)
+    assert (whole_rms.name, rms_per_atom.name) == ("energy_rmse", "energy_rmse_per_atom")
+    assert whole_rms.value == pytest.approx(1000 * np.sqrt(0.25 + 0.0005))
+    assert rms_per_atom.value == pytest.approx(1000 * np.sqrt(0.0005) / 4)
     assert (whole.name, whole.value) == ("energy_mae", pytest.approx(500.0))
     assert (per_atom.name, per_atom.value) == ("energy_mae_per_atom", pytest.approx(20.0 / 4))
     assert "500 meV" in per_atom.note
