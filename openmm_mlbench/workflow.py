@@ -379,7 +379,7 @@ def start_of(
 ) -> ModelData:
     """The frames that a run begins from: models of a structure file, or test frames of the model's data.
 
-    A reference potential whose data are not at hand begins from the system's structure.
+    A reference potential or an imported model whose data are not at hand begins from the system's structure.
 
     Args:
         protocol: says which of the two.
@@ -393,13 +393,13 @@ def start_of(
     """
     if protocol.initial_positions == "structure":
         return ModelData(frames=structure_frames(protocol), own=False, note="")
-    if isinstance(model, Potential):
-        return data_of(model.card, data)
     try:
+        if isinstance(model, Potential):
+            return data_of(model.card, data)
         frames = load_dataset(model.dataset or model.id, path=data)
         return ModelData(frames=frames.select(default_split(frames.name, frames).test), own=True, note="")
     except DataError as error:
-        if data is not None:
+        if data is not None or (isinstance(model, Potential) and model.card.origin is None):
             raise
         frames = structure_frames(replace(protocol, initial_positions="structure", initial_file=None))
         note = f"every replica starts from {frames.name} with momenta of its own, because {error}"

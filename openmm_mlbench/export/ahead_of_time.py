@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.exported_model import ExportedModel
-from openmm_mlbench.models.neighbours import all_pairs
+from openmm_mlbench.models.neighbours import all_pairs, zero_unless_lost
 from openmm_mlbench.models.padded_pairs import padded_pairs, plan_pairs
 
 aten = torch.ops.aten
@@ -204,7 +204,8 @@ class _SpecialisedPeriodic(nn.Module):
             energy, selected_forces = self.core(
                 selected.to(torch.float64), box_vectors.detach().to(torch.float64)
             )
-            forces = selected_forces.to(where.dtype)
+            nothing = zero_unless_lost(selected, box_vectors)
+            energy, forces = energy + nothing, (selected_forces + nothing).to(where.dtype)
             if self.atoms.size(0) > 0:
                 forces = torch.zeros_like(where).index_copy(0, self.atoms, forces)
             return energy, forces.contiguous()

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT, ForceField
-from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs, open_pairs, periodic_pairs
+from openmm_mlbench.models.neighbours import (
+    all_pairs,
+    forces_from_pairs,
+    open_pairs,
+    periodic_pairs,
+    zero_unless_lost,
+)
 from openmm_mlbench.units import ANGSTROM_PER_NM, KJMOL_NM_PER_EV_ANGSTROM, KJMOL_PER_EV
 
 
@@ -96,7 +102,8 @@ class ExportedModel(nn.Module):
         energy, forces = self.evaluate(
             pair_vectors, pair_index, self.network.topology(self.atomic_numbers, pair_index)
         )
-        forces = forces.to(where.dtype)
+        nothing = zero_unless_lost(selected, box_vectors)
+        energy, forces = energy + nothing, (forces + nothing).to(where.dtype)
         if self.atoms.size(0) > 0:
             forces = torch.zeros_like(where).index_copy(0, self.atoms, forces)
         return energy, forces.contiguous()

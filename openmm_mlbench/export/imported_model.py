@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from openmm_mlbench.models.neighbours import open_pairs, periodic_pairs
+from openmm_mlbench.models.neighbours import open_pairs, periodic_pairs, zero_unless_lost
 
 
 class ImportedModel(nn.Module):
@@ -75,7 +75,8 @@ class ImportedModel(nn.Module):
         energy, forces = self.model(self.atomic_numbers, scaled, cell, pair_index, pair_vectors)
         energy = energy.detach().to(torch.float64).reshape(()) * self.kjmol_per_energy
         forces = forces.detach().reshape(-1, 3) * (self.kjmol_per_energy * self.length_per_nm)
-        forces = forces.to(where.dtype)
+        nothing = zero_unless_lost(selected, box_vectors)
+        energy, forces = energy + nothing, (forces + nothing).to(where.dtype)
         if self.atoms.size(0) > 0:
             forces = torch.zeros_like(where).index_copy(0, self.atoms, forces)
         return energy, forces.contiguous()

@@ -107,6 +107,8 @@ def import_model(
         raise ModelError(f"kind {kind!r} is not known; use one of {', '.join(READERS)}")
     if not path.is_file():
         raise ModelError(f"{path} does not exist; give the file of a trained model")
+    if Path(out).exists() and path.samefile(out):
+        raise ModelError(f"{path} would be overwritten by its own import; choose another file for -o")
     sha256 = sha256_file(path)
     if kind in DISTRIBUTIONS:
         ask_trust(path, kind, sha256, trusted=trusted, note=note)

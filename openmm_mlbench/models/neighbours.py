@@ -47,6 +47,14 @@ def group_by_label(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
     return members.view(n_groups, largest), slots
 
 
+def zero_unless_lost(positions: Tensor, cell: Tensor | None) -> Tensor:
+    """0, but NaN where positions or cell are not finite: an atom at NaN has no pair and would vanish silently."""
+    nothing = 0.0 * positions.sum()
+    if cell is not None:
+        nothing = nothing + 0.0 * cell.detach().sum()
+    return nothing
+
+
 def open_pairs(positions: Tensor, cutoff: float, dense_limit: int = 600) -> tuple[Tensor, Tensor]:
     """Pairs within the cutoff without periodicity.
 

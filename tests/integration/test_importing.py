@@ -516,3 +516,42 @@ def test_energies_of_a_context_are_in_kj(edges):
     atoms = ethanol()
     energy, _ = evaluate(Potential.load(edges[0]).create_system(topology_of_ethanol()), atoms.positions / 10)
     assert energy == pytest.approx(plain(atoms)[0] * KJMOL_PER_EV, rel=1e-9)
+
+
+def test_an_atom_that_is_nowhere_does_not_vanish(edges):
+    module = find_archive(edges[0]).load_script()
+    atoms = ethanol(CELL)
+    module.atomic_numbers = torch.as_tensor(atoms.numbers)
+    positions, box = torch.as_tensor(atoms.positions) / 10, torch.as_tensor(CELL) / 10
+    assert np.isfinite(float(module(positions, box)[0]))
+    positions[3] = np.nan
+    energy, forces = module(positions, box)
+    assert np.isnan(float(energy))
+    assert torch.isnan(forces).all()
+
+
+def test_a_structure_without_forces_proves_nothing(tmp_path):
+    """Atoms farther apart than the cutoff."""
+    file = module_of("Edges", tmp_path)
+    far = (np.array([6, 1]), np.array([[0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]))
+    with pytest.raises(ModelError, match="the largest force on 2 atoms is 0 kJ/mol/nm"):
+        import_model(file, "torchscript", tmp_path / "model.pt", stated=STATED, structure=far)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_a_file_is_not_overwritten_by_its_own_import(tmp_path):
+    file = module_of("Edges", tmp_path)
+    before = file.read_bytes()
+    with pytest.raises(ModelError, match="choose another file for -o"):
+        import_model(file, "torchscript", tmp_path / "." / file.name, stated=STATED)
+    assert file.read_bytes() == before
+
+
+def test_a_model_of_unknown_data_starts_from_the_structure_of_the_system(edges, tmp_path):
+    run = tmp_path / "run"
+    arguments = ("simulate", "ethanol", "--model", str(edges[0]), "--replicas", "1", "--length", "0.1")
+    done = CliRunner().invoke(command_line, [*arguments, "-o", str(run)])
+    assert done.exit_code == 0, done.output
+    assert "starts from topology.pdb" in done.output
+    analyzed = CliRunner().invoke(command_line, ["analyze", str(run)])
+    assert analyzed.exit_code == 0, analyzed.output

@@ -52,6 +52,15 @@ def test_other_configurations_than_the_first(name):
     assert not forces.requires_grad
 
 
+def test_an_atom_that_is_nowhere_does_not_vanish():
+    model, positions, box = lips("schnet")
+    module = ahead_of_time.specialise_periodic(model, positions[0], box)
+    positions[1, 7, 0] = np.nan
+    energy, forces = module(positions[1], box)
+    assert np.isnan(float(energy))
+    assert torch.isnan(forces).all()
+
+
 @pytest.mark.parametrize("name", STATIC)
 def test_nothing_waits_for_the_host(name):
     model, positions, box = lips(name)

@@ -362,6 +362,18 @@ def test_two_atoms_at_a_tenth_of_an_angstrom(model, positions, cell, dtype):
     assert torch.isfinite(forces).all()
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("copies", [1, 6], ids=["static list", "searched list"])
+@pytest.mark.parametrize("cell", [None, CELL], ids=["open", "periodic"])
+def test_an_atom_that_is_nowhere_does_not_vanish(model, positions, cell, copies, lost):
+    """It has no pair within the cutoff, and what is left of the molecule would look sound."""
+    many = torch.cat([positions + 0.02 * k for k in range(copies)])
+    many[5, 1] = lost
+    energy, forces = with_atoms(model, model.atomic_numbers.repeat(copies), many, cell)
+    assert np.isnan(float(energy))
+    assert torch.isnan(forces).all()
+
+
 @pytest.mark.parametrize("cell", [None, CELL], ids=["open", "periodic"])
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_float32_against_float64(name, positions, cell):
