@@ -468,7 +468,9 @@ class Trainer:
         recipe = Recipe.from_dict(json.loads(record["recipe"]))
         # Limits may grow between resumes; anything else would make another run of it.
         limits = {"max_minutes": 1.0} | ({"max_epochs": 1} if recipe.schedule == "plateau" else {})
-        if recipe.with_overrides(**limits) != self.recipe.with_overrides(**limits):
+        # As the file has it: tuples among the hyperparameters come back as lists.
+        own = Recipe.from_dict(json.loads(json.dumps(self.recipe.as_dict())))
+        if recipe.with_overrides(**limits) != own.with_overrides(**limits):
             raise TrainingError(
                 f"{path} was made with another recipe; give the same options, or another folder"
             )

@@ -110,6 +110,24 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(tmp_path, schedul
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_architecture_goes_on_where_it_was_cut(tmp_path, name):
+    """Statistics of batches and scale factors are in the checkpoint too."""
+    recipe = recipe_for(name).with_overrides(
+        hyperparameters=fresh_models.TINY[name], batch_size=4, max_epochs=3
+    )
+    given = {"recipe": recipe, "frames": few_frames(12), "sizes": (8, 4, 0)}
+    trainer(tmp_path / "whole", **given).run()
+    with pytest.raises(Stop):
+        trainer(tmp_path / "cut", **given).run(on_epoch=stop_at(2))
+    trainer(tmp_path / "cut", **given).run(resume=True)
+    one, other = (load_checkpoint(tmp_path / folder / "last.pt") for folder in ("whole", "cut"))
+    assert (one["epoch"], other["epoch"]) == (3, 3)
+    assert one["averaged"] is None or same_weights(one["averaged"], other["averaged"])
+    for key in ("force_field", "evaluated"):
+        assert same_weights(one[key], other[key])
+
+
 def test_the_log_has_one_line_per_epoch(tmp_path):
     trainer(tmp_path).run()
     rows = read_log(tmp_path)
