@@ -38,6 +38,8 @@ class Recipe:
         max_epochs: upper limit.
         max_minutes: upper limit of computing time, over all resumes.
         seed: of weights and batch order.
+        random_rotations: turn every training frame at random each time it is seen; for networks that
+            are not equivariant by construction.
         learn_scale: start from outputs scaled with the RMS force of the training frames.
     """
 
@@ -63,6 +65,7 @@ class Recipe:
     max_epochs: int = 2000
     max_minutes: float = 7 * 24 * 60.0
     seed: int = 0
+    random_rotations: bool = False
     learn_scale: bool = True
 
     def __post_init__(self) -> None:
@@ -149,6 +152,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             max_epochs=300,
             warmup_steps=500,
             ema_decay=0.0,
+            random_rotations=True,
         ),
     },
     "dimenet": {

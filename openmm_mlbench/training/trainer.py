@@ -7,12 +7,13 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -165,6 +166,17 @@ def force_loss(errors: Tensor, kind: str) -> Tensor:
     return errors.square().mean() if kind == "mse" else errors.abs().mean()
 
 
+def rotated(data: LabelledTensors, matrices: Tensor) -> LabelledTensors:
+    """Frames turned by one rotation matrix each, (n_frames, 3, 3); energies stay."""
+    turned = matrices.transpose(1, 2)
+    return replace(
+        data,
+        positions=data.positions @ turned,
+        cells=None if data.cells is None else data.cells @ turned,
+        forces=data.forces @ turned,
+    )
+
+
 class Trainer:
     """Trains one force field in one folder.
 
@@ -275,10 +287,14 @@ class Trainer:
         order = torch.as_tensor(generator.permutation(len(self.split.train)), device=self.device)
         total = torch.zeros((), device=self.device)
         parameters = list(self.force_field.parameters())
+        training = self.training
+        if self.recipe.random_rotations:
+            matrices = Rotation.random(len(order), random_state=generator).as_matrix()
+            training = rotated(training, torch.as_tensor(matrices).to(training.positions))
         self.force_field.train()
         for places in order.split(self.recipe.batch_size):
             rate = self._scheduled_rate()
-            loss, _, _ = self.loss(self.force_field, self.training, places, training=True)
+            loss, _, _ = self.loss(self.force_field, training, places, training=True)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if self.recipe.clip_norm > 0:

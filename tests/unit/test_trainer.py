@@ -14,6 +14,7 @@ import fresh_models
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from openmm_mlbench.data.splits import make_split
 from openmm_mlbench.errors import ModelError, TrainingError
@@ -27,6 +28,7 @@ from openmm_mlbench.training.trainer import (
     force_field_from_checkpoint,
     load_checkpoint,
     predict,
+    rotated,
 )
 
 RECIPE = Recipe(
@@ -321,6 +323,25 @@ def test_the_loss_by_hand(tmp_path, kind, power):
         energy = np.mean(np.abs(energy_error))
         force = np.mean(np.abs(force_error) if kind == "mae" else np.sqrt((force_error**2).sum(-1)))
     assert loss.item() == pytest.approx(0.05 * energy / 9**power + 0.95 * force, rel=2e-3)
+
+
+def test_random_rotations_turn_frames_and_forces_together(tmp_path):
+    """An equivariant network learns the same from turned frames; each epoch turns them anew."""
+    runs = [
+        trainer(tmp_path / str(turn), random_rotations=turn, learning_rate=1e-12) for turn in (False, True)
+    ]
+    losses = [[run.train_epoch() for _ in range(2)] for run in runs]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    data = runs[1].training
+    matrices = torch.as_tensor(Rotation.random(data.forces.size(0), random_state=0).as_matrix()).float()
+    turned = rotated(data, matrices)
+    assert not torch.allclose(turned.positions, data.positions, atol=0.1)
+    np.testing.assert_allclose(
+        turned.forces[3, 2], matrices[3].numpy() @ data.forces[3, 2].numpy(), rtol=1e-4, atol=1e-5
+    )
+    separation = turned.positions[:, 0] - turned.positions[:, 1]
+    wanted = data.positions[:, 0] - data.positions[:, 1]
+    np.testing.assert_allclose(separation.norm(dim=1), wanted.norm(dim=1), rtol=1e-5)
 
 
 def test_the_optimizer_takes_the_recipe(tmp_path):
