@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ import typer
 from openmm_mlbench import __version__, cli, workflow
 from openmm_mlbench.data.readers import read_npz, write_npz
 from openmm_mlbench.export.archive import list_archives, read_card
+from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.reference_potentials import REFERENCE_POTENTIALS
 from openmm_mlbench.workflow import DEMO_MODELS
@@ -117,8 +119,9 @@ def test_lists(capsys):
     assert "ethanol-gfn2" in succeed(capsys, "systems")
     assert "langevin" in succeed(capsys, "protocols")
     lines = succeed(capsys, "models").splitlines()
-    assert len(lines) == 1 + len(list_archives()) + 2 + len(REFERENCE_POTENTIALS)
-    for name in (*list_archives(), *REFERENCE_POTENTIALS):
+    tables = (ARCHITECTURES, list_archives(), REFERENCE_POTENTIALS)
+    assert len(lines) == sum(1 + len(entries) for entries in tables) + 2
+    for name in itertools.chain(*tables):
         assert any(line.startswith(name) for line in lines)
 
 
