@@ -133,7 +133,7 @@ def _source(
     if interval_ps <= 0:
         raise MetricError(f"frame interval {interval!r}; wanted a time above zero, like 0.1ps")
     known = load_topology(topology)
-    return Source(
+    source = Source(
         topology=known,
         files=[
             open_trajectory(path, known.atomic_numbers, interval_ps, topology_path=topology)
@@ -143,6 +143,10 @@ def _source(
         stop_ps=None if stop is None else parse_time(stop, "stop"),
         progress=_Bar(),
     )
+    # Nothing moves in one frame, and nothing in it tells an error.
+    if max(source.n_frames(file) for file in source.files) < 2:
+        raise MetricError(f"{source.files[0].path}: one frame; give a trajectory of at least two")
+    return source
 
 
 def _reference(
@@ -404,18 +408,11 @@ def diffusivity(
         viscosity_mPa_s=viscosity,
         temperature_K=temperature,
     )
-    _check_frames(source, "a diffusivity")
     atoms = _atoms(source.topology, select)
     measured = measure_diffusivity(
         source, atoms, options, _reference(reference, reference_interval, source, "diffusivity", mode)
     )
     _finish(measured, json, plot)
-
-
-def _check_frames(source: "Source", what: str) -> None:
-    """Refuse replicas of one frame each: nothing moves, and nothing lasts, in one frame."""
-    if max(source.n_frames(file) for file in source.files) < 2:
-        raise MetricError(f"{source.files[0].path}: one frame; {what} wants a trajectory of at least two")
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -464,7 +461,6 @@ def stability(
     )
 
     source = _source(topology, trajectory, frame_interval, start, stop)
-    _check_frames(source, "stability")
     observable = "h_r" if pairs is None else "rdf"
     known = _reference(reference, reference_interval, source, observable, mode)
     limit = None if threshold is None else parse_length(threshold, "threshold")

@@ -340,7 +340,7 @@ def test_basins_of_given_dihedrals(files, tmp_path):
 
 def test_one_frame(files, tmp_path, capsys):
     out = tmp_path / "a.json"
-    for observable in ("diffusivity", "stability"):
+    for observable in ("diffusivity", "stability", "distances", "rdf", "bonds", "angles"):
         assert measure(files, observable, "--json", out, trajectory="one.dcd") == 2
         assert "one.dcd: one frame; " in capsys.readouterr().err
         assert measure(files, observable, "--start", "0.1ps", "--stop", "0.1ps", "--json", out) == 2
