@@ -349,10 +349,3 @@ def test_one_frame(files, tmp_path, capsys):
     assert "no frame from 0.5 ps on and up to 0.2 ps" in capsys.readouterr().err
     assert measure(files, "diffusivity", "--lag", "0.01ps") == 2
     assert "lag 0.01 ps; frames are" in capsys.readouterr().err
-    assert measure(files, "rdf", "--pairs", "O-O", "--json", out, trajectory="one.dcd") == 0
-    single = ("--select", "index 0 1", "--reference", files / "run.xtc", "--json", out)
-    assert measure(files, "bonds", *single, trajectory="one.dcd") == 0
-    results = by_name(content(out))
-    # One value has a length and no width.
-    assert results["bond_mean_O-H"]["value"] == pytest.approx(1.0, abs=1e-3)
-    assert (results["bond_sd_O-H"]["status"], results["bond_sd_O-H"]["value"]) == ("too_short", None)
