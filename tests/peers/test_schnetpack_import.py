@@ -1,5 +1,7 @@
 """SchNet and PaiNN, trained by schnetpack, imported."""
 
+import contextlib
+
 import ase
 import numpy as np
 import pytest
@@ -42,8 +44,10 @@ def data_module(folder):
         transforms=[ASENeighborList(cutoff=CUTOFF), RemoveOffsets("energy", remove_mean=True), CastTo32()],
         num_workers=0,
     )
-    module.prepare_data()
-    module.setup()
+    # It leaves a lock file in the working directory.
+    with contextlib.chdir(folder):
+        module.prepare_data()
+        module.setup()
     return module
 
 
