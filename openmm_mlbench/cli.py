@@ -37,10 +37,19 @@ VariantOption = Annotated[
     typer.Option(help="Variant of the protocol, as in ethanol --variant gentle or ethanol-gentle."),
 ]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")]
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _refuse_to_replace(out: Path, overwrite: bool) -> None:
+    """Before anything is computed: a file that is there stays, unless the user says otherwise."""
+    from openmm_mlbench.errors import MLBenchError
+
+    if out.exists() and not overwrite:
+        raise MLBenchError(f"{out} exists; give another name, or --overwrite to replace it")
 
 
 def _print_table(columns: list[str], rows: list[list[str]]) -> None:
@@ -355,6 +364,7 @@ def data_convert(
     out: Annotated[Path, typer.Argument(help="File to write: .npz or .h5.")],
     labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
     data: DataOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a data set in this package's npz or HDF5 form."""
     from openmm_mlbench.data.datasets import load_dataset
@@ -364,6 +374,7 @@ def data_convert(
     writers = {".npz": write_npz, ".h5": write_hdf5, ".hdf5": write_hdf5}
     if out.suffix.lower() not in writers:
         raise DataError(f"{out}: ending {out.suffix!r} cannot be written; use one of {', '.join(writers)}")
+    _refuse_to_replace(out, overwrite)
     frames = load_dataset(source, labels, path=data)
     writers[out.suffix.lower()](frames, out)
     print(out)
@@ -461,10 +472,12 @@ def export(
             "--remove-mean-force", help="Subtract the mean force, which direct networks do not hold at zero."
         ),
     ] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a TorchScript archive with its card; measures the test frames where they are at hand."""
     from openmm_mlbench.workflow import export_checkpoint
 
+    _refuse_to_replace(out, overwrite)
     card = export_checkpoint(checkpoint, out, data=data, remove_mean_force=remove_mean_force)
     error = card.errors.get("force_mae_meV_A")
     print(
@@ -533,11 +546,13 @@ def import_(
         Path | None, typer.Option(help="PDB to try it on; that of the data set's system if not given.")
     ] = None,
     data: DataOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Make an archive of a model of another package, and check it; exit code 1 when a check fails."""
     from openmm_mlbench import workflow
     from openmm_mlbench.export.adapters.foreign import Stated
 
+    _refuse_to_replace(out, overwrite)
     imported = workflow.import_file(
         file,
         kind,

@@ -207,7 +207,11 @@ def test_a_file_of_ones_own(capsys, npz, tmp_path):
     sizes = ("--train-frames", 20, "--validation-frames", 10, "--test-frames", 10)
     succeed(capsys, "train", "deeppot-se", npz, "-o", folder, *sizes, "--epochs", 1, "--device", "cpu")
     assert "not measured" in succeed(capsys, "export", folder / "best.pt", "-o", model)
-    succeed(capsys, "export", folder / "best.pt", "-o", model, "--data", npz)
+    before = model.read_bytes()
+    line = fail(capsys, "export", folder / "best.pt", "-o", model, "--data", npz)
+    assert f"{model} exists; give another name, or --overwrite to replace it" in line
+    assert model.read_bytes() == before
+    succeed(capsys, "export", folder / "best.pt", "-o", model, "--data", npz, "--overwrite")
     assert read_card(model).errors["n_test"] == 10
     line = fail(capsys, "simulate", "ethanol", "--model", model, "-o", tmp_path / "run")
     assert "trained on 'mine', which is no data set of this package; give its file with --data" in line
@@ -532,8 +536,9 @@ def test_a_full_disk_damages_nothing(capsys, tmp_path, npz):
         succeed(capsys, *arguments)
         before = (tmp_path / name).read_bytes()
         files = sorted(tmp_path.iterdir())
+        assert "--overwrite to replace it" in fail(capsys, *arguments)
         with small_disk(2000):
-            line = fail(capsys, *arguments)
+            line = fail(capsys, *arguments, "--overwrite")
         assert "too large" in line or "No space" in line, line
         assert (tmp_path / name).read_bytes() == before
         assert sorted(tmp_path.iterdir()) == files
