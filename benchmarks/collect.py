@@ -2,9 +2,12 @@
 
 python benchmarks/collect.py training              from the cards of the shipped models
 python benchmarks/collect.py simulation RUN...     from analyzed run folders
+python benchmarks/collect.py learning XML...       from pytest -m slow tests/physics/test_learning.py -o junit_family=xunit1 --junitxml XML
 """
 
 import argparse
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,37 @@ def simulation_row(folder: Path) -> dict[str, Any]:
     }
 
 
+# Tests of tests/physics/test_learning.py, and the name of what each measures.
+LEARNING = {
+    "test_ten_frames_of_ethanol": ("ethanol", "force_mae_mev"),
+    "test_ten_frames_of_a_cell_below_twice_the_cutoff": ("cell", "force_mae_mev"),
+    "test_the_loss_of_a_whole_frame_falls_tenfold": ("fall", "fall"),
+}
+
+
+def learning_rows(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """One row per test that was run: architecture, what was learnt, the value, whether it passed, seconds."""
+    rows = []
+    for file in files:
+        for case in ET.parse(file).getroot().iter("testcase"):
+            test, architecture, dataset = re.fullmatch(
+                r"(\w+)\[([\w-]+?)(?:-(water-1k|lips-fm))?\]", case.attrib["name"]
+            ).groups()
+            what, measured = LEARNING[test]
+            values = {item.attrib["name"]: float(item.attrib["value"]) for item in case.iter("property")}
+            rows.append(
+                {
+                    "model": architecture,
+                    "what": dataset or what,
+                    "measured": measured,
+                    "value": values.get(measured),
+                    "passed": not [child for child in case if child.tag in {"failure", "error", "skipped"}],
+                    "seconds": float(case.attrib["time"]),
+                }
+            )
+    return sorted(rows, key=lambda row: (row["model"], row["what"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,9 +144,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="what", required=True)
     commands.add_parser("training")
     commands.add_parser("simulation").add_argument("runs", nargs="+", type=Path)
+    commands.add_parser("learning").add_argument("files", nargs="+", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "training":
         rows = {"models": training_rows(list_archives())}
+    elif arguments.what == "learning":
+        rows = {"tests": learning_rows(arguments.files)}
     else:
         rows = {"runs": [simulation_row(run) for run in arguments.runs]}
     path = RESULTS / f"{arguments.what}.json"

@@ -147,11 +147,33 @@ def peers_table(record: Record) -> str:
     return table(["Compared", "How", "On", "Energy", "Forces", "dtype", "Versions"], rows)
 
 
+def learning_table(record: Record) -> str:
+    tests: dict[str, dict[str, Record]] = {}
+    for test in record["tests"]:
+        tests.setdefault(test["model"], {})[test["what"]] = test
+    columns = ("ethanol", "cell", "water-1k", "lips-fm")
+
+    def cell(test: Record | None) -> str:
+        if test is None:
+            return MISSING
+        digits = 1 if test["measured"] == "force_mae_mev" else 3
+        failed = "" if test["passed"] else ", failed"
+        return f"{number(test['value'], digits)} ({number(test['seconds'], 0)} s{failed})"
+
+    rows = [[f"`{model}`"] + [cell(row.get(what)) for what in columns] for model, row in tests.items()]
+    heads = [
+        *("Architecture", "10 frames of ethanol, meV/Å", "10 frames of Cu3Pd, meV/Å"),
+        *("One frame of water: loss / first loss", "One frame of LiPS: loss / first loss"),
+    ]
+    return table(heads, rows)
+
+
 TABLES: dict[str, Callable[[Record], str]] = {
     "training": training_table,
     "simulation": simulation_table,
     "speed": speed_table,
     "peers": peers_table,
+    "learning": learning_table,
 }
 
 

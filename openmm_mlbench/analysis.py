@@ -17,6 +17,16 @@ from openmm_mlbench import __version__
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import write_json
+from openmm_mlbench.measuring.run_free_energy import OBSERVABLES as FREE_ENERGIES
+from openmm_mlbench.measuring.run_free_energy import measure_run_free_energy
+from openmm_mlbench.measuring.run_geometry import measure_run_geometry
+from openmm_mlbench.measuring.run_measurements import (
+    measure_run_diffusivity,
+    measure_run_drift,
+    measure_run_rdf,
+    rdf_criterion_of,
+    run_fluctuation,
+)
 from openmm_mlbench.metrics.aggregate import Estimate, jackknife_stderr, join_notes, result_over_replicas
 from openmm_mlbench.metrics.collapse import read_collapse
 from openmm_mlbench.metrics.distances import density_from_counts, h_r_counts, h_r_mae
@@ -33,16 +43,6 @@ from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
 from openmm_mlbench.results import METRICS_FORMAT, METRICS_VERSION, Curve, Measurement, Result
 from openmm_mlbench.run_folder import RdfCriterion, Replica, Run, read_replicas, read_run
-from openmm_mlbench.run_free_energy import OBSERVABLES as FREE_ENERGIES
-from openmm_mlbench.run_free_energy import measure_run_free_energy
-from openmm_mlbench.run_geometry import measure_run_geometry
-from openmm_mlbench.run_measurements import (
-    measure_run_diffusivity,
-    measure_run_drift,
-    measure_run_rdf,
-    rdf_criterion_of,
-    run_fluctuation,
-)
 
 METRICS_FILE = "metrics.json"
 MAX_POINTS = 1000

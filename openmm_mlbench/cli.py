@@ -344,7 +344,7 @@ def data_reference(
     skip: Annotated[float, typer.Option(help="Left out at the start of each replica, ps.")] = 5.0,
 ) -> None:
     """Make a finished run the reference of others: bonds, their lengths and h(r)."""
-    from openmm_mlbench.run_reference import reference_from_run
+    from openmm_mlbench.measuring.run_reference import reference_from_run
 
     reference = reference_from_run(run, dataset=name, skip_ps=skip)
     reference.save(out)

@@ -9,7 +9,7 @@ import typer
 from openmm_mlbench.errors import MetricError
 
 if TYPE_CHECKING:
-    from openmm_mlbench.measurements import Measured, Source
+    from openmm_mlbench.measuring.measurement import Measured, Source
     from openmm_mlbench.selections import MeasuredTopology
     from openmm_mlbench.trajectory import Trajectory
 
@@ -117,7 +117,7 @@ def _source(
     start: str,
     stop: str | None,
 ) -> "Source":
-    from openmm_mlbench.measurements import Source
+    from openmm_mlbench.measuring.measurement import Source
     from openmm_mlbench.selections import load_topology
     from openmm_mlbench.trajectory_stream import open_trajectory
 
@@ -156,7 +156,7 @@ def _reference(
 
     Anything else is a trajectory of the same topology, measured from its start on.
     """
-    from openmm_mlbench.measurements import Source
+    from openmm_mlbench.measuring.measurement import Source
     from openmm_mlbench.trajectory_stream import open_trajectory
 
     if path is None:
@@ -286,7 +286,7 @@ def rdf(
     _check_outputs(json, plot)
     import numpy as np
 
-    from openmm_mlbench.measurements import measure_rdf
+    from openmm_mlbench.measuring.rdf import measure_rdf
     from openmm_mlbench.metrics.rdf import AtomPairs
 
     source = _source(topology, trajectory, frame_interval, start, stop)
@@ -336,7 +336,7 @@ def distances(
 ) -> None:
     """Distribution of interatomic distances h(r) of a whole molecule, and its MAE against a reference."""
     _check_outputs(json, plot)
-    from openmm_mlbench.measurements import measure_distances
+    from openmm_mlbench.measuring.distances import measure_distances
 
     source = _source(topology, trajectory, frame_interval, start, stop)
     measured = measure_distances(
@@ -395,7 +395,7 @@ def diffusivity(
 ) -> None:
     """Diffusivity from the mean squared displacement, in 1e-9 m2/s."""
     _check_outputs(json, plot)
-    from openmm_mlbench.measurements import DiffusivityOptions, measure_diffusivity
+    from openmm_mlbench.measuring.diffusivity import DiffusivityOptions, measure_diffusivity
 
     source = _source(topology, trajectory, frame_interval, start, stop)
     options = DiffusivityOptions(
@@ -453,12 +453,12 @@ def stability(
 ) -> None:
     """How long the system stays physical, by its bonds or by RDFs of short windows."""
     _check_outputs(json, plot)
-    from openmm_mlbench.metrics.rdf_stability import WATER_THRESHOLD
-    from openmm_mlbench.stability_measurement import (
+    from openmm_mlbench.measuring.stability import (
         BOND_THRESHOLD_A,
         measure_bond_stability,
         measure_rdf_stability,
     )
+    from openmm_mlbench.metrics.rdf_stability import WATER_THRESHOLD
 
     source = _source(topology, trajectory, frame_interval, start, stop)
     observable = "h_r" if pairs is None else "rdf"
@@ -507,7 +507,7 @@ def bonds(
 ) -> None:
     """Bond lengths by pair of elements: distribution, mean and width, and their distance to a reference."""
     _check_outputs(json, plot)
-    from openmm_mlbench.geometry_measurement import measure_bonds
+    from openmm_mlbench.measuring.geometry import measure_bonds
 
     source = _source(topology, trajectory, frame_interval, start, stop)
     measured = measure_bonds(
@@ -536,7 +536,7 @@ def angles(
 ) -> None:
     """Bond angles by their elements, H-O-H of water for one: distribution, mean and width."""
     _check_outputs(json, plot)
-    from openmm_mlbench.geometry_measurement import measure_angles
+    from openmm_mlbench.measuring.geometry import measure_angles
 
     source = _source(topology, trajectory, frame_interval, start, stop)
     measured = measure_angles(
@@ -681,7 +681,7 @@ def free_energy(
     _check_outputs(json, plot)
     _check_outputs(fes, map_)
     from openmm_mlbench import free_energy_measurement as work
-    from openmm_mlbench.measurements import Source
+    from openmm_mlbench.measuring.measurement import Source
     from openmm_mlbench.metrics.free_energy import plot_surface, write_fes
 
     kT = work.kT_of(temperature, mode)
@@ -759,7 +759,7 @@ def _four_indices(name: str, text: str) -> list[int]:
 
 
 def _read_log(log: Path | None, interval: str | None, start: str, stop: str | None) -> Any:
-    from openmm_mlbench.log_measurements import read_any_log
+    from openmm_mlbench.measuring.log import read_any_log
 
     if log is None:
         raise MetricError("no log; a DCD has no energies: give the simulation's with --log log.csv")
@@ -796,7 +796,7 @@ def drift(
 ) -> None:
     """Drift of the total energy of an NVE run, per atom and ps, apart from its oscillation."""
     _check_outputs(json, plot)
-    from openmm_mlbench.log_measurements import measure_drift
+    from openmm_mlbench.measuring.log import measure_drift
     from openmm_mlbench.selections import load_topology
 
     columns = _read_log(log, frame_interval, start, stop)
@@ -826,7 +826,7 @@ def temperature(
 ) -> None:
     """Mean temperature, and its fluctuation against the canonical one."""
     _check_outputs(json, plot)
-    from openmm_mlbench.log_measurements import measure_temperature
+    from openmm_mlbench.measuring.log import measure_temperature
     from openmm_mlbench.selections import load_topology
 
     columns = _read_log(log, frame_interval, start, stop)

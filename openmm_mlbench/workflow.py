@@ -29,6 +29,7 @@ from openmm_mlbench.export.adapters.foreign import Stated
 from openmm_mlbench.export.archive import Archive, find_archive, rewrite_card, save_archive
 from openmm_mlbench.export.card import Card, Claims, TrainedOn
 from openmm_mlbench.export.importing import UNKNOWN, Imported, import_model, predict_frames, stated_data
+from openmm_mlbench.measuring.run_measurements import rdf_windows_of
 from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import Protocol
@@ -42,7 +43,6 @@ from openmm_mlbench.reference_potentials.evaluation import evaluate_frames
 from openmm_mlbench.references import load_reference
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.run_folder import Run, read_run
-from openmm_mlbench.run_measurements import rdf_windows_of
 from openmm_mlbench.simulation.progress import ProgressDisplay
 from openmm_mlbench.simulation.run_folder import ReplicaStatus
 from openmm_mlbench.simulation.runner import run_protocol

@@ -4,11 +4,13 @@ import liquid_argon as argon
 import numpy as np
 import pytest
 
-from openmm_mlbench import run_measurements
 from openmm_mlbench.analysis import analyze
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.files import read_json, write_json
-from openmm_mlbench.measurements import DiffusivityOptions, Source, measure_diffusivity, measure_rdf
+from openmm_mlbench.measuring import run_measurements
+from openmm_mlbench.measuring.diffusivity import DiffusivityOptions, measure_diffusivity
+from openmm_mlbench.measuring.measurement import Source
+from openmm_mlbench.measuring.rdf import measure_rdf
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.report.table import results_of
 from openmm_mlbench.run_folder import read_run

@@ -7,9 +7,9 @@ import harmonic_ethanol as ethanol
 import numpy as np
 import pytest
 
-from openmm_mlbench import run_geometry
 from openmm_mlbench.analysis import analyze
 from openmm_mlbench.data.datasets import load_dataset
+from openmm_mlbench.measuring import run_geometry
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.reference_potentials import find_reference_potential
 from openmm_mlbench.report.page import build_report
@@ -133,7 +133,7 @@ def test_valleys_that_are_not_filled_are_no_free_energy(biased):
 
 
 def test_filled_valleys_have_the_floor_of_their_length(biased, monkeypatch):
-    from openmm_mlbench import run_free_energy
+    from openmm_mlbench.measuring import run_free_energy
 
     monkeypatch.setattr(run_free_energy, "MAX_SHARE_OF_HEIGHT", 2.0)
     result = results_of(analyze(biased))["F_phi_mae"]

@@ -13,10 +13,10 @@ import harmonic_ethanol as ethanol
 import numpy as np
 import pytest
 
-from openmm_mlbench import run_free_energy
 from openmm_mlbench.analysis import analyze
 from openmm_mlbench.errors import DependencyError, SimulationError
-from openmm_mlbench.free_energy_measurement import surface_from_json
+from openmm_mlbench.measuring import run_free_energy
+from openmm_mlbench.measuring.free_energy import surface_from_json
 from openmm_mlbench.metadynamics import BiasVariable, Metadynamics
 from openmm_mlbench.metrics.free_energy import (
     FreeEnergySurface,

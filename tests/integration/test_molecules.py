@@ -10,11 +10,11 @@ from test_cli import fail, run, succeed
 from openmm_mlbench import workflow
 from openmm_mlbench.data.datasets import data_folder, dataset_path, load_dataset
 from openmm_mlbench.errors import MetricError
+from openmm_mlbench.measuring.run_reference import reference_from_run
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.reference_potentials import find_reference_potential
 from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
 from openmm_mlbench.report.page import build_report
-from openmm_mlbench.run_reference import reference_from_run
 from openmm_mlbench.simulation.runner import run_protocol
 from openmm_mlbench.topology import read_topology
 from openmm_mlbench.trajectory import read_dcd

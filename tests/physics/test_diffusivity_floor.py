@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from openmm_mlbench.files import write_json
-from openmm_mlbench.measurements import DiffusivityOptions, Source, measure_diffusivity
+from openmm_mlbench.measuring.diffusivity import DiffusivityOptions, measure_diffusivity
+from openmm_mlbench.measuring.measurement import Source
 from openmm_mlbench.selections import load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
 

@@ -9,7 +9,7 @@ import pytest
 from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.files import write_json
-from openmm_mlbench.free_energy_measurement import SampledSurface, measure_free_energy, surface_from_json
+from openmm_mlbench.measuring.free_energy import SampledSurface, measure_free_energy, surface_from_json
 from openmm_mlbench.metrics.dihedrals import basin_fractions
 from openmm_mlbench.metrics.free_energy import (
     FreeEnergySurface,

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import pytest
 
-from openmm_mlbench.free_energy_measurement import measure_free_energy, surface_of_hills
+from openmm_mlbench.measuring.free_energy import measure_free_energy, surface_of_hills
 from openmm_mlbench.metrics.free_energy import FreeEnergySurface, Hills, grid_points, profile_mae
 from openmm_mlbench.metrics.hills_error import HillsBlocks, hills_blocks
 
@@ -134,7 +134,7 @@ def test_floor_of_either_alignment_is_the_distance_of_right_runs(runs):
 
 
 def surface_known(known):
-    from openmm_mlbench.free_energy_measurement import SampledSurface
+    from openmm_mlbench.measuring.free_energy import SampledSurface
 
     return SampledSurface(surface=known, note="known")
 

@@ -11,7 +11,7 @@ import pytest
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.cells import reduce_cell
 from openmm_mlbench.data.datasets import data_folder, default_split, load_dataset
-from openmm_mlbench.floor_tables import FloorTable
+from openmm_mlbench.measuring.floor_tables import FloorTable
 from openmm_mlbench.metrics.rdf import AtomPairs, compute_rdf
 from openmm_mlbench.reference_potentials.lips import CELL_A
 from openmm_mlbench.references import reference_file

@@ -5,7 +5,7 @@ import pytest
 
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.files import read_json
-from openmm_mlbench.floor_tables import FloorTable, floor_lengths, floors_record, make_floors
+from openmm_mlbench.measuring.floor_tables import FloorTable, floor_lengths, floors_record, make_floors
 
 
 def power_law(lengths, intervals):

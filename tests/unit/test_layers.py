@@ -22,25 +22,7 @@ ORDER = [
         "metrics",
         "selections",
     ),
-    *(
-        "references",
-        "generation",
-        "floor_tables",
-        "measurements",
-        "log_measurements",
-        "free_energy_measurement",
-    ),
-    *(
-        "stability_measurement",
-        "geometry_measurement",
-        "measure",
-        "run_folder",
-        "run_reference",
-        "run_measurements",
-        "run_geometry",
-        "run_free_energy",
-        "analysis",
-    ),
+    *("references", "generation", "run_folder", "measuring", "measure", "analysis"),
     *("report", "workflow", "listings", "protocol_template", "doctor", "cli"),
 ]
 MEASURING = set(ORDER[ORDER.index("trajectory") : ORDER.index("workflow")])

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from openmm_mlbench.files import read_json, write_json
-from openmm_mlbench.floor_tables import floors_record
-from openmm_mlbench.free_energy_measurement import kT_of
+from openmm_mlbench.measuring.floor_tables import floors_record
+from openmm_mlbench.measuring.free_energy import kT_of
 from openmm_mlbench.metrics.free_energy import (
     N_BINS,
     FreeEnergySurface,

@@ -18,17 +18,13 @@ from openmm_mlbench.cells import nearest_images, reduce_cell
 from openmm_mlbench.data.datasets import load_dataset
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.files import write_text
-from openmm_mlbench.measurements import (
-    DiffusivityOptions,
-    Source,
-    curve,
-    measure_diffusivity,
-    measure_rdf,
-)
+from openmm_mlbench.measuring.diffusivity import DiffusivityOptions, measure_diffusivity
+from openmm_mlbench.measuring.measurement import Source, curve
+from openmm_mlbench.measuring.rdf import measure_rdf
+from openmm_mlbench.measuring.run_reference import rdf_floor_tables
 from openmm_mlbench.metrics.diffusivity import D_PER_NM2_PS, DEFINITION, unwrap
 from openmm_mlbench.metrics.rdf import AtomPairs
 from openmm_mlbench.results import Measurement, Result
-from openmm_mlbench.run_reference import rdf_floor_tables
 from openmm_mlbench.selections import load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
 from openmm_mlbench.units import ANGSTROM_PER_NM, NM_PER_ANGSTROM, PS_PER_FS

@@ -12,13 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from openmm_mlbench.files import write_text
-from openmm_mlbench.log_measurements import read_any_log
-from openmm_mlbench.measurements import DiffusivityOptions, Source, measure_diffusivity, measure_rdf
+from openmm_mlbench.measuring.diffusivity import DiffusivityOptions, measure_diffusivity
+from openmm_mlbench.measuring.log import read_any_log
+from openmm_mlbench.measuring.measurement import Source
+from openmm_mlbench.measuring.rdf import measure_rdf
+from openmm_mlbench.measuring.run_measurements import dynamics_of
+from openmm_mlbench.measuring.run_reference import rdf_floor_tables
 from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.run_folder import read_run
-from openmm_mlbench.run_measurements import dynamics_of
-from openmm_mlbench.run_reference import rdf_floor_tables
 from openmm_mlbench.selections import load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
 from openmm_mlbench.workflow import find_model, simulate

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.cells import nearest_images
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.measurements import (
+from openmm_mlbench.measuring.distances import check_molecule
+from openmm_mlbench.measuring.measurement import (
     Draw,
     Measured,
     Source,
     all_finite,
     check_bins,
-    check_molecule,
-    count_rdfs,
     curve,
     references_from_json,
 )
+from openmm_mlbench.measuring.rdf import count_rdfs
 from openmm_mlbench.metrics.rdf import AtomPairs, check_mode
 from openmm_mlbench.metrics.rdf_stability import window_deviations
 from openmm_mlbench.metrics.stability import (

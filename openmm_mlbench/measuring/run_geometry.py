@@ -11,18 +11,18 @@ import numpy as np
 from openmm_mlbench.data.datasets import load_dataset
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import DataError, MetricError
-from openmm_mlbench.geometry_measurement import (
+from openmm_mlbench.measuring.geometry import (
     dihedrals_of,
     measure_angles,
     measure_bonds,
     measure_dihedrals,
 )
-from openmm_mlbench.measurements import NO_REFERENCE, Measured, Source
+from openmm_mlbench.measuring.measurement import NO_REFERENCE, Measured, Source
+from openmm_mlbench.measuring.run_measurements import stable_source, why_nothing
 from openmm_mlbench.metrics.aggregate import join_notes
 from openmm_mlbench.references import SAME_GEOMETRIES, SAME_POTENTIAL, load_reference
 from openmm_mlbench.results import Curve, Measurement, Result
 from openmm_mlbench.run_folder import Replica, Run
-from openmm_mlbench.run_measurements import stable_source, why_nothing
 from openmm_mlbench.selections import load_topology
 from openmm_mlbench.trajectory_stream import open_trajectory
 from openmm_mlbench.units import PS_PER_FS

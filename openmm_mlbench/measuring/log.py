@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.measurements import Measured, curve
+from openmm_mlbench.measuring.measurement import Measured, curve
 from openmm_mlbench.metrics.canonical import canonical_sd, temperature_fluctuation
 from openmm_mlbench.metrics.drift import MIN_SAMPLES, compute_drift, plot_drift
 from openmm_mlbench.metrics.temperature import plot_temperature, temperature_result

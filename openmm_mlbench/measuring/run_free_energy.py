@@ -8,19 +8,19 @@ import numpy as np
 
 from openmm_mlbench.errors import MetricError
 from openmm_mlbench.files import read_json
-from openmm_mlbench.floor_tables import FloorTable, plain
-from openmm_mlbench.free_energy_measurement import (
+from openmm_mlbench.measuring.floor_tables import FloorTable, plain
+from openmm_mlbench.measuring.free_energy import (
     kT_of,
     measure_free_energy,
     surface_from_json,
     surface_of_hills,
 )
-from openmm_mlbench.measurements import NO_REFERENCE
+from openmm_mlbench.measuring.measurement import NO_REFERENCE
+from openmm_mlbench.measuring.run_measurements import reference_of
 from openmm_mlbench.metrics.aggregate import join_notes
 from openmm_mlbench.metrics.free_energy import N_BINS, Hills, read_hills
 from openmm_mlbench.results import Measurement, Result
 from openmm_mlbench.run_folder import Replica, Run
-from openmm_mlbench.run_measurements import reference_of
 
 OBSERVABLES = ("F_phi", "F_psi", "F_phi_psi")
 # At 300 K and bias factor 6, F of alanine dipeptide is off by 15 kJ/mol rad where the share is 0.4, by 8 at 0.25.

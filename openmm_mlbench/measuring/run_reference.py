@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.floor_tables import floor_lengths, floors_record, make_floors
-from openmm_mlbench.measurements import Source, per_frame_sums
+from openmm_mlbench.measuring.floor_tables import floor_lengths, floors_record, make_floors
+from openmm_mlbench.measuring.measurement import Source
+from openmm_mlbench.measuring.rdf import per_frame_sums
 from openmm_mlbench.metrics.rdf import AtomPairs, RDFAccumulator, rdf_mae
 from openmm_mlbench.references import Reference, build_reference
 from openmm_mlbench.run_folder import Run, read_replicas, read_run

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MetricError
-from openmm_mlbench.measurements import (
+from openmm_mlbench.measuring.measurement import (
     Measured,
     Source,
     curve,

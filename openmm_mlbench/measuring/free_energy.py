@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from openmm_mlbench.dihedrals import compute_dihedrals
 from openmm_mlbench.errors import MetricError, MLBenchError
 from openmm_mlbench.files import read_json
-from openmm_mlbench.measurements import Measured, Source, curve
+from openmm_mlbench.measuring.measurement import Measured, Source, curve
 from openmm_mlbench.metrics.aggregate import (
     Estimate,
     jackknife_stderr,

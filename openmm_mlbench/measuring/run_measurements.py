@@ -9,17 +9,10 @@ import numpy as np
 
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import read_json
-from openmm_mlbench.log_measurements import degrees_of_freedom, measure_drift, read_any_log
-from openmm_mlbench.measurements import (
-    MDSIM_STRIDE_PS,
-    NO_REFERENCE,
-    DiffusivityOptions,
-    Source,
-    measure_diffusivity,
-    measure_rdf,
-    read_measurement,
-    references_from_json,
-)
+from openmm_mlbench.measuring.diffusivity import MDSIM_STRIDE_PS, DiffusivityOptions, measure_diffusivity
+from openmm_mlbench.measuring.log import degrees_of_freedom, measure_drift, read_any_log
+from openmm_mlbench.measuring.measurement import NO_REFERENCE, Source, read_measurement, references_from_json
+from openmm_mlbench.measuring.rdf import measure_rdf
 from openmm_mlbench.metrics.aggregate import Estimate, join_notes, result_over_replicas
 from openmm_mlbench.metrics.canonical import temperature_fluctuation
 from openmm_mlbench.metrics.rdf_stability import RDFWindows
