@@ -127,13 +127,17 @@ def disk_error(folder: Path, error: OSError, when: str, resume_ps: float = 0.0) 
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Keep other writers out of a folder for as long as this process lives.
+
+    Args:
+        folder: to write in.
+        wait_s: how long to wait for another process.
 
     Raises:
         SimulationError: another process writes there.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=wait_s)
     try:
         lock.acquire()
     except Timeout as error:

@@ -114,6 +114,21 @@ def write_run_record(out: Path, plan: Plan, *, resume: bool) -> None:
         plan.protocol.write(out / "protocol.xml")
 
 
+def is_recorded(out: Path, plan: Plan) -> bool:
+    """Whether run.json, with its copies, says all that is planned; the folder must be locked.
+
+    Raises:
+        SimulationError: what is planned differs from what was begun.
+    """
+    if not all((out / name).is_file() for name in (RUN, "topology.pdb", "protocol.xml")):
+        return False
+    former, record = read_run(out), json.loads(json.dumps(_run_record(plan)))
+    if former["replicas"] < record["replicas"] or former["length_ps"] < record["length_ps"]:
+        return False
+    _check_same(out, former, record | {"replicas": former["replicas"]})
+    return True
+
+
 def _session(record: dict[str, Any]) -> dict[str, Any]:
     """What one session notes: where and with which versions it ran, and how long the run should become."""
     return {key: record[key] for key in (*_SESSION, "length_ps", "replicas")}

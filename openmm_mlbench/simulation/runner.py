@@ -3,8 +3,8 @@
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,13 @@ from openmm_mlbench.simulation.run_folder import (
     read_run,
     replica_folder,
 )
-from openmm_mlbench.simulation.run_record import Plan, write_run_record
+from openmm_mlbench.simulation.run_record import Plan, is_recorded, write_run_record
 from openmm_mlbench.simulation.starts import choose_starts, start_configuration
 from openmm_mlbench.simulation.workers import run_in_processes
 from openmm_mlbench.topology import bond_lengths, find_bonds
+
+# Writing a record takes milliseconds; a process that was stopped in between holds its lock.
+_RECORD_WAIT_S = 120.0
 
 
 class RunInterrupted(SimulationError):  # noqa: N818 - an interruption is no fault
@@ -70,6 +73,7 @@ def run_protocol(
     window: WindowCriterion | None = None,
     metadynamics: str = "auto",
     walkers: str = "independent",
+    only: Sequence[int] | None = None,
 ) -> list[ReplicaStatus]:
     """Run a protocol's replicas into a run folder.
 
@@ -96,9 +100,11 @@ def run_protocol(
             (``metrics.rdf_stability.RDFWindows``); without one nothing watches them.
         metadynamics: ``native``, ``plumed``, or ``auto``: plumed where openmmplumed imports.
         walkers: ``independent``, or ``shared``: all replicas run at once and feel each other's hills.
+        only: these replicas, while other processes run others of the same folder at the same time; the record
+            is written by whoever comes first, and again where the run shall become longer or larger.
 
     Returns:
-        The status of every replica: finished, unstable (a result) or failed.
+        The status of every replica that was asked for: finished, unstable (a result) or failed.
 
     Raises:
         SimulationError: it cannot start, or files cannot be written.
@@ -107,6 +113,7 @@ def run_protocol(
     protocol = dataclasses.replace(protocol, seed=protocol.seed if seed is None else seed)
     n_replicas = protocol.replicas if replicas is None else replicas
     _check_counts(n_replicas, jobs, threads)
+    _check_only(only, n_replicas, walkers)
     topology = read_structure(protocol.structure_path)
     _check_atoms(protocol, topology, start_frames)
     places = choose_starts(protocol, start_frames, n_replicas)
@@ -135,25 +142,36 @@ def run_protocol(
         )
     plan = dataclasses.replace(plan, bias=bias)
     make_folder(out, resume=resume, overwrite=overwrite)
-    with locked(out), _stop_on_signals() as stopped:
-        try:
-            write_run_record(out, plan, resume=resume)
-        except OSError as error:
-            raise disk_error(out, error, "at its start") from error
+    if only is not None:
+        # Each replica has a lock of its own; that of the run is for its record.
+        with locked(out, wait_s=_RECORD_WAIT_S):
+            if not is_recorded(out, plan):
+                _write_record(out, plan, resume=resume)
+    with nullcontext() if only is not None else locked(out), _stop_on_signals() as stopped:
+        if only is None:
+            _write_record(out, plan, resume=resume)
         if resume and bias is not None and bias.walkers == "shared":
             cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)], plan.n_steps)
         tasks = _tasks(out, plan, provider, topology, threads=threads, resume=resume)
-        if min(jobs, n_replicas) > 1:
+        tasks = [task for task in tasks if only is None or task.replica in only]
+        if min(jobs, len(tasks)) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)
         else:
             statuses = _run_here(tasks, system, progress, stopped)
-    if len(statuses) < n_replicas or any(status.state == "interrupted" for status in statuses):
+    if len(statuses) < len(tasks) or any(status.state == "interrupted" for status in statuses):
         done = ", ".join(f"{status.time_ps:g}" for status in statuses) or "0"
         raise RunInterrupted(
             f"{out}: interrupted at {done} of {plan.length_ps:g} ps; the same command with --resume goes on",
             statuses,
         )
     return statuses
+
+
+def _write_record(out: Path, plan: Plan, *, resume: bool) -> None:
+    try:
+        write_run_record(out, plan, resume=resume)
+    except OSError as error:
+        raise disk_error(out, error, "at its start") from error
 
 
 def _tasks(
@@ -233,6 +251,17 @@ def _check_counts(n_replicas: int, jobs: int, threads: int) -> None:
     for name, value in (("replicas", n_replicas), ("jobs", jobs), ("threads", threads)):
         if value < 1:
             raise SimulationError(f"{name} is {value}; at least 1 is needed")
+
+
+def _check_only(only: Sequence[int] | None, n_replicas: int, walkers: str) -> None:
+    if only is None:
+        return
+    if not only or not set(only) <= set(range(n_replicas)):
+        raise SimulationError(
+            f"replicas {list(only)} of {n_replicas}; use numbers from 0 to {n_replicas - 1}"
+        )
+    if walkers == "shared":
+        raise SimulationError("walkers that share hills run at the same time; run all replicas in one call")
 
 
 def thresholds_of(protocol: Protocol) -> Thresholds:

@@ -401,3 +401,36 @@ def test_a_provider_that_cannot_travel(tmp_path):
     assert [status.state for status in run(tmp_path / "run", provider, length_ps=0.1, resume=True)] == [
         "finished"
     ] * 2
+
+
+def test_processes_that_share_a_run_folder_make_the_run_of_one_call(tmp_path):
+    """Each takes replicas of its own: same files, one session in the record."""
+    run(tmp_path / "whole", replicas=3, length_ps=1.0)
+    shared = tmp_path / "shared"
+    for replicas in ([2], [0, 1]):
+        statuses = run(shared, replicas=3, length_ps=1.0, only=replicas, resume=True)
+        assert [(status.replica, status.state) for status in statuses] == [(i, "finished") for i in replicas]
+    for i in range(3):
+        assert_same_files(shared / f"replica-{i}", tmp_path / "whole" / f"replica-{i}")
+    record = json.loads((shared / "run.json").read_text())
+    assert record == json.loads((tmp_path / "whole" / "run.json").read_text())
+
+    # A longer or a larger run is written down, and only then.
+    run(shared, replicas=4, length_ps=1.5, only=[3], resume=True)
+    larger = json.loads((shared / "run.json").read_text())
+    assert (larger["replicas"], larger["length_ps"], len(larger["sessions"])) == (4, 1.5, 2)
+    run(shared, replicas=2, length_ps=1.0, only=[0], resume=True)
+    assert json.loads((shared / "run.json").read_text()) == larger
+
+    with pytest.raises(SimulationError, match=r"replicas \[4\] of 4; use numbers from 0 to 3"):
+        run(shared, replicas=4, only=[4], resume=True)
+    with pytest.raises(SimulationError, match="begun with another protocol"):
+        run(shared, replicas=4, only=[1], resume=True, seed=5)
+
+
+def test_a_replica_that_another_process_runs_is_left_alone(tmp_path):
+    run(tmp_path / "run", length_ps=1.0)
+    lock = FileLock(tmp_path / "run" / "replica-1" / ".lock")
+    with lock, pytest.raises(SimulationError, match="another process is writing there"):
+        run(tmp_path / "run", length_ps=2.0, only=[1], resume=True)
+    assert run(tmp_path / "run", length_ps=2.0, only=[0], resume=True)[0].time_ps == 2.0
