@@ -36,6 +36,16 @@ VariantOption = Annotated[
     str | None,
     typer.Option(help="Variant of the protocol, as in ethanol --variant gentle or ethanol-gentle."),
 ]
+PlatformOption = Annotated[str, typer.Option(help="OpenMM platform, or auto.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="Of the platform: single, mixed, double, or auto: mixed on GPUs.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Of each run; one below 100 atoms, else the cores, if not given.")
+]
+DriverOption = Annotated[
+    str, typer.Option(help="Of the learned force: torchforce, pythonforce (compiled), or auto.")
+]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")]
 
@@ -383,17 +393,25 @@ def data_convert(
 @app.command()
 def train(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Architecture: schnet or deeppot-se.")],
-    dataset: Annotated[str, typer.Argument(help="Name of a data set, or a file.")],
+    model: Annotated[str, typer.Argument(help="Architecture; `openmm-mlbench models` lists them.")],
+    system: Annotated[str, typer.Argument(help="Name of a system or data set, or a file.")],
     out: OutOption,
     data: DataOption = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Training and validation frames as in the paper: 1k (950 and 50), 10k, 20k, 40k, 90k; the data set's default split if not given."
+        ),
+    ] = None,
     labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="paper, or small: for about 1,000 frames and limited time.")
-    ] = "small",
-    train_frames: Annotated[
-        int | None, typer.Option(help="Training frames; the data set's default split if not given.")
+        str | None,
+        typer.Option(
+            help="paper; fast, for about 1,000 frames and limited time; or a YAML file. Of a resumed run: its own.",
+            show_default="fast",
+        ),
     ] = None,
+    train_frames: Annotated[int | None, typer.Option(help="Training frames, instead of --size.")] = None,
     validation_frames: Annotated[int, typer.Option(help="With --train-frames.")] = 50,
     test_frames: Annotated[int, typer.Option(help="With --train-frames.")] = 1000,
     epochs: Annotated[int | None, typer.Option(help="Upper limit; the recipe's if not given.")] = None,
@@ -403,52 +421,39 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Frames per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At the start.")] = None,
     seed: Annotated[
-        int, typer.Option(help="Of weights, batch order and, with --train-frames, the split.")
-    ] = 0,
+        int | None, typer.Option(help="Of weights, batch order and, with --train-frames, the split; 0.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; one is fastest below 100 atoms.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on in the same folder.")] = False,
 ) -> None:
     """Train a network; export best.pt of the folder afterwards."""
-    import torch
-
-    from openmm_mlbench.data.datasets import default_split, list_datasets, load_dataset
-    from openmm_mlbench.data.splits import make_split
-    from openmm_mlbench.errors import DataError, TrainingError
-    from openmm_mlbench.training.config import recipe_for
     from openmm_mlbench.training.progress import TrainingDisplay
-    from openmm_mlbench.training.trainer import Trainer
+    from openmm_mlbench.training.start import Request, new_trainer
 
-    if threads < 1:
-        raise TrainingError(f"threads is {threads}; use 1 or more")
-    torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.split(":")[0] not in {"cpu", "cuda"}:
-        raise TrainingError(f"device {device!r} is not known; use cpu, cuda or auto")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError(
-            "device cuda was asked for, torch sees none; use --device cpu, and see `openmm-mlbench doctor`"
-        )
-    chosen = recipe_for(model, recipe).with_overrides(
-        max_epochs=epochs, max_minutes=minutes, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    request = Request(
+        model=model,
+        source=system,
+        out=out,
+        data=data,
+        labels=labels,
+        recipe=recipe,
+        size=size,
+        train_frames=train_frames,
+        validation_frames=validation_frames,
+        test_frames=test_frames,
+        epochs=epochs,
+        minutes=minutes,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        device=device,
+        threads=threads,
+        resume=resume,
+        command=_command_line(context),
     )
-    frames = load_dataset(dataset, labels, path=data)
-    names = {entry.name for entry in list_datasets()}
-    if dataset not in names and frames.name in names:
-        raise DataError(
-            f"{dataset} calls itself {frames.name}, which is the name of a data set of this package; give "
-            f"`{frames.name} --data {dataset}` if it is that one, or another name"
-        )
-    if dataset not in names and train_frames is None:
-        raise DataError(f"{dataset} has no default split; give --train-frames (and --test-frames)")
-    split = (
-        default_split(dataset, frames)
-        if train_frames is None
-        else make_split(frames, train_frames, validation_frames, test_frames, seed)
-    )
-    trainer = Trainer(chosen, frames, split, out, device=device, command=_command_line(context))
-    with TrainingDisplay(f"{model} on {frames.name}", chosen) as display:
+    trainer = new_trainer(request, _say)
+    with TrainingDisplay(f"{model} on {trainer.frames.name}", trainer.last_epoch) as display:
         best = trainer.run(resume=resume, on_epoch=display)
     print(
         f"{best}: validation force MAE {trainer.best_force_mae:.1f} meV/A after {trainer.epoch} epochs, {trainer.seconds / 60:.1f} min"
@@ -646,8 +651,10 @@ def simulate(
     length: Annotated[
         float | None, typer.Option(help="Of each run, ps; the protocol's if not given.")
     ] = None,
-    platform: Annotated[str, typer.Option(help="OpenMM platform, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads of each run.")] = 1,
+    platform: PlatformOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    driver: DriverOption = "auto",
     jobs: Annotated[int, typer.Option(help="Runs at a time, each a process of its own.")] = 1,
     seed: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
     data: DataOption = None,
@@ -670,13 +677,14 @@ def simulate(
 
     statuses = workflow.simulate(
         load_protocol(protocol, variant),
-        workflow.find_model(model),
+        workflow.find_model(model, driver),
         out,
         data=data,
         note=_say,
         replicas=replicas,
         length_ps=length,
         platform=platform,
+        precision=precision,
         threads=threads,
         jobs=jobs,
         seed=seed,
@@ -767,6 +775,52 @@ def export_openmm(
         _say(start.note)
     positions, box = start_configuration(start.frames, 0)
     print(write(chosen, potential, positions, out, length_ps=length, platform=platform, box_nm=box))
+
+
+@app.command()
+def speed(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Id of a shipped model, a .pt file, or an architecture: fresh weights at the paper's size."
+        ),
+    ],
+    system: Annotated[
+        list[str] | None, typer.Option(help="ethanol, aspirin, water or lips; may be given again.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Timed seconds on each system.")] = 20.0,
+    platform: Annotated[str, typer.Option(help="OpenMM platform, or auto.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads of torch and of the CPU platform.")] = 1,
+    original: Annotated[
+        Path | None, typer.Option(help="Of an imported model: the file that OpenMM-ML shall read.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="JSON with every number; a PNG goes beside it.")
+    ] = None,
+) -> None:
+    """How long a step takes: network alone, TorchForce, PythonForce, ASE, OpenMM-ML; least wall / process time."""
+    from openmm_mlbench.files import write_json
+    from openmm_mlbench.speed import tables
+    from openmm_mlbench.speed.plots import save_plot
+    from openmm_mlbench.speed.program import machine, measure
+
+    asked: list[str | None] = [*system] if system else [None]
+    entries = [
+        measure(
+            model, name, seconds=seconds, platform=platform, threads=threads, original=original, note=_say
+        )
+        for name in asked
+    ]
+    # Too many columns for a terminal side by side.
+    for entry in entries:
+        cells = zip(tables.COLUMNS, tables.rows([entry])[0], strict=True)
+        _print_table(["", ""], [list(cell) for cell in cells])
+    for line in tables.notes(entries):
+        _say(line)
+    if out is not None:
+        write_json(out, {"machine": machine(), "entries": entries})
+        save_plot(entries, out.with_suffix(".png"))
+        print(out)
 
 
 @app.command()

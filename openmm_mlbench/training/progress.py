@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from openmm_mlbench.training.config import Recipe
-
 if TYPE_CHECKING:
     from openmm_mlbench.training.trainer import Trainer
 
@@ -20,12 +18,12 @@ class TrainingDisplay:
 
     Args:
         label: what is trained.
-        recipe: its limits.
+        epochs: upper limit.
     """
 
-    def __init__(self, label: str, recipe: Recipe) -> None:
+    def __init__(self, label: str, epochs: int) -> None:
         self.label = label
-        self.recipe = recipe
+        self.epochs = epochs
         self._bar: Progress | None = None
         self._task: Any = None
         self._printed = 0.0
@@ -42,7 +40,7 @@ class TrainingDisplay:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(self.label, total=self.recipe.max_epochs, errors="")
+            self._task = self._bar.add_task(self.label, total=self.epochs, errors="")
             self._bar.start()
         return self
 
@@ -63,7 +61,7 @@ class TrainingDisplay:
         elif time.monotonic() - self._printed > PLAIN_INTERVAL_S:
             self._printed = time.monotonic()
             print(
-                f"{self.label}: epoch {row['epoch']} of {self.recipe.max_epochs}, {errors}",
+                f"{self.label}: epoch {row['epoch']} of {self.epochs}, {errors}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -104,7 +104,7 @@ def new_force_field(recipe: Recipe, training_frames: Frames) -> ForceField:
         force_field.reference = torch.as_tensor(fit_reference_energies(training_frames))
     if training_frames.forces is None:
         raise TrainingError(f"{training_frames.name} has no forces; training needs them")
-    if recipe.learn_scale:
+    if recipe.learn_scale or recipe.normalize_labels:
         force_field.scale = torch.tensor(
             float(np.sqrt(np.mean(training_frames.forces**2))), dtype=torch.float64
         )
@@ -217,6 +217,8 @@ class Trainer:
         training_frames = frames.select(split.train)
         self.force_field = new_force_field(recipe, training_frames).to(self.device)
         reference = float(self.force_field.reference_energy())
+        # What losses are computed in units of: eV/A, and eV.
+        self.label_unit = float(self.force_field.scale) if recipe.normalize_labels else 1.0
         dtype = torch.float32
         self.training = LabelledTensors.from_frames(training_frames, reference, self.device, dtype)
         self.validation = LabelledTensors.from_frames(
@@ -259,6 +261,13 @@ class Trainer:
         """Optimizer steps in one pass over the training frames."""
         return -(-len(self.split.train) // self.recipe.batch_size)
 
+    @property
+    def last_epoch(self) -> int:
+        """Number of epochs after which the run ends and its schedule, if it has an end, does."""
+        if self.recipe.max_steps == 0:
+            return self.recipe.max_epochs
+        return min(self.recipe.max_epochs, -(-self.recipe.max_steps // self.steps_per_epoch))
+
     def loss(
         self, force_field: ForceField, data: LabelledTensors, places: Tensor, *, training: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,18 +276,19 @@ class Trainer:
         batch = self.batcher(data.positions[places], cells)
         energies, forces = force_field(batch, training=training)
         force_error = forces - data.forces[places]
+        unit = self.label_unit
         decay = self.optimizer.param_groups[0]["lr"] / self.recipe.learning_rate
         energy_weight, force_weight = (
             end + (start - end) * decay
             for start, end in (self.recipe.energy_weight, self.recipe.force_weight)
         )
         kind = self.recipe.loss
-        loss = force_weight * force_loss(force_error, kind)
+        loss = force_weight * force_loss(force_error / unit, kind)
         if data.energies is None or not force_field.predicts_energy:
             return loss, torch.zeros_like(energies), force_error.abs()
         energy_error = energies - data.energies[places]
         per = float(force_field.atomic_numbers.size(0)) ** self.recipe.energy_atom_power
-        loss = loss + energy_weight * energy_loss(energy_error, kind) / per
+        loss = loss + energy_weight * energy_loss(energy_error / unit, self.recipe.energy_loss or kind) / per
         return loss, energy_error.abs(), force_error.abs()
 
     def train_epoch(self) -> float:
@@ -324,7 +334,7 @@ class Trainer:
     def _scheduled_rate(self) -> float:
         """Learning rate of the next step, before warm-up."""
         start, end = self.recipe.learning_rate, self.recipe.final_learning_rate
-        done = min(1.0, self.step / (self.recipe.max_epochs * self.steps_per_epoch))
+        done = min(1.0, self.step / (self.last_epoch * self.steps_per_epoch))
         if self.recipe.schedule == "cosine":
             rate = end + (start - end) * 0.5 * (1.0 + float(np.cos(np.pi * done)))
         elif self.recipe.schedule == "exponential":
@@ -372,7 +382,7 @@ class Trainer:
             # From here on the folder can be resumed, whenever the run is cut.
             self.save(last)
         saved = float("-inf")
-        while self.epoch < self.recipe.max_epochs and self.seconds < 60 * self.recipe.max_minutes:
+        while self.epoch < self.last_epoch and self.seconds < 60 * self.recipe.max_minutes:
             start = time.monotonic()
             train_loss = self.train_epoch()
             if not np.isfinite(train_loss):

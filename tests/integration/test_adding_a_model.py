@@ -10,17 +10,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "adding-a-model.md"
 
-# What a reader does by hand: the file beside the other networks, the three lines in their literals.
+# What a reader does by hand: two files beside the others', two lines in their literals.
 FOLLOW = """
 import sys
 sys.path[:0] = [{folder!r}, {tests!r}]
 import fresh_models
 from openmm_mlbench.models.registry import ARCHITECTURES
-from openmm_mlbench.training.config import RECIPES, Recipe
+from pathlib import Path
+from openmm_mlbench.training import recipe_files
 from wacsf import WACSF
 
 ARCHITECTURES.update({{{registry}}})
-RECIPES.update({{{recipes}}})
+recipe_files.FOLDER = Path({folder!r})
 fresh_models.TINY.update({{{tiny}}})
 """
 CONTRACT = """
@@ -36,7 +37,7 @@ main()
 
 def block(mark):
     """The code after a mark of the page."""
-    (code,) = re.findall(rf"<!-- {re.escape(mark)} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = re.findall(rf"<!-- {re.escape(mark)} -->\n```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     return code
 
 
@@ -44,11 +45,12 @@ def block(mark):
 def follow(tmp_path_factory):
     """Runs more code after the steps of the page, in a process of its own."""
     folder = tmp_path_factory.mktemp("network")
-    (folder / "wacsf.py").write_text(block("file: wacsf.py"))
+    for name in ("wacsf.py", "wacsf.yaml"):
+        (folder / name).write_text(block(f"file: {name}"))
     steps = FOLLOW.format(
         folder=str(folder),
         tests=str(ROOT / "tests"),
-        **{name: block(f"line: {name}") for name in ("registry", "recipes", "tiny")},
+        **{name: block(f"line: {name}") for name in ("registry", "tiny")},
     )
 
     def run(code):

@@ -16,7 +16,7 @@ from openmm_mlbench.export.check import check_archive
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.metrics.force_errors import energy_results
 from openmm_mlbench.potential import Potential
-from openmm_mlbench.training.config import recipe_for
+from openmm_mlbench.training.recipe_files import recipe_for
 from openmm_mlbench.training.trainer import Trainer, force_field_from_checkpoint, load_checkpoint, predict
 from openmm_mlbench.workflow import export_checkpoint
 

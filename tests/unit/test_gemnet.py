@@ -11,7 +11,7 @@ from openmm_mlbench.data.splits import make_split
 from openmm_mlbench.export.archive import find_archive
 from openmm_mlbench.models.neighbours import all_pairs, open_pairs, periodic_pairs
 from openmm_mlbench.models.registry import build_network, count_parameters
-from openmm_mlbench.training.config import recipe_for
+from openmm_mlbench.training.recipe_files import recipe_for
 from openmm_mlbench.training.trainer import Trainer, force_field_from_checkpoint, load_checkpoint
 
 SMALL = {

@@ -19,7 +19,8 @@ from scipy.spatial.transform import Rotation
 from openmm_mlbench.data.splits import make_split
 from openmm_mlbench.errors import ModelError, TrainingError
 from openmm_mlbench.models.registry import ARCHITECTURES, build_network
-from openmm_mlbench.training.config import RECIPES, Recipe, recipe_for
+from openmm_mlbench.training.config import Recipe
+from openmm_mlbench.training.recipe_files import recipe_for
 from openmm_mlbench.training.trainer import (
     LOG_COLUMNS,
     Trainer,
@@ -73,7 +74,7 @@ def stop_at(epoch):
     return on_epoch
 
 
-@pytest.mark.parametrize("model", sorted(RECIPES))
+@pytest.mark.parametrize("model", sorted(ARCHITECTURES))
 def test_the_seed_decides_the_first_ten_losses(tmp_path, model):
     hyperparameters = fresh_models.TINY[model]
     losses = []
@@ -256,13 +257,6 @@ def test_plateau_reduces_the_rate_and_ends_the_run(tmp_path):
     np.testing.assert_allclose(rates, wanted, rtol=1e-12)
 
 
-def test_plateau_of_the_paper():
-    for model in RECIPES:
-        recipe = recipe_for(model, "small")
-        assert (recipe.factor, recipe.patience, recipe.final_learning_rate) == (0.8, 5, 1e-6)
-    assert recipe_for("schnet", "paper").schedule == "plateau"
-
-
 @pytest.mark.parametrize(
     ("schedule", "middle"), [("cosine", 0.5 * (1e-3 + 1e-6)), ("exponential", np.sqrt(1e-3 * 1e-6))]
 )
@@ -304,6 +298,36 @@ def test_ema_update_by_hand():
     averaged = [torch.tensor([1.0])]
     ema_update(0.999)(averaged, [torch.tensor([3.0])], 10**6)
     assert averaged[0].item() == pytest.approx(1.0 * 0.999 + 3.0 * 0.001)
+
+
+def test_a_limit_of_steps_ends_run_and_schedule(tmp_path):
+    """10 steps of 4 to the epoch: the third epoch is the last, and its end that of the schedule."""
+    run = trainer(tmp_path, max_steps=10, max_epochs=50, final_learning_rate=1e-5)
+    assert run.last_epoch == 3
+    run.run()
+    assert [int(row["step"]) for row in read_log(tmp_path)] == [4, 8, 12]
+    assert run._scheduled_rate() == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mse", "mae", "l2"])
+def test_normalized_labels_by_hand(tmp_path, kind):
+    """Errors divided by the RMS force of the training frames; energies have a loss of their own."""
+    run = trainer(tmp_path, loss=kind, energy_loss="mse", normalize_labels=True, learn_scale=False)
+    places = torch.tensor([0, 3, 5])
+    loss, _, _ = run.loss(run.force_field, run.training, places, training=True)
+    frames = few_frames().select(run.split.train)
+    unit = np.sqrt(np.mean(frames.forces**2))
+    assert float(run.force_field.scale) == pytest.approx(unit, rel=1e-12)
+    frames = frames.select(places.numpy())
+    energies, forces = predict(run.force_field, frames)
+    error = (forces - frames.forces) / unit
+    force = {
+        "mse": np.mean(error**2),
+        "mae": np.mean(np.abs(error)),
+        "l2": np.sqrt((error**2).sum(-1)).mean(),
+    }
+    wanted = 0.05 * np.mean(((energies - frames.energies) / unit) ** 2) + 0.95 * force[kind]
+    assert loss.item() == pytest.approx(wanted, rel=2e-3)
 
 
 @pytest.mark.parametrize("power", [0, 1, 2])
@@ -480,12 +504,10 @@ def test_files_that_are_no_checkpoints(tmp_path):
 def test_recipes():
     recipe = recipe_for("schnet", "paper")
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
-    assert (recipe.batch_size, recipe.learning_rate, recipe.force_weight[0]) == (100, 1e-3, 0.95)
     assert recipe.with_overrides(max_epochs=None, seed=3).seed == 3
     for call, message in (
-        (lambda: recipe_for("painn"), "model 'painn' has no recipe; use one of schnet, deeppot-se"),
-        (lambda: recipe_for("schnet", "big"), "recipe 'big' of schnet is not known"),
         (lambda: Recipe(model="schnet", schedule="step"), "schedule 'step' is not known"),
+        (lambda: Recipe(model="schnet", energy_loss="huber"), "energy_loss 'huber' is not known"),
         (lambda: Recipe(model="schnet", batch_size=0), "batch_size is 0; it must be positive"),
         (lambda: Recipe.from_dict({"model": "schnet", "epochs": 3}), "unknown keys epochs"),
     ):
