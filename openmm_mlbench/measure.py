@@ -583,7 +583,7 @@ def dihedrals(
 ) -> None:
     """Dihedral angles: distribution, and the share of time in each basin."""
     _check_outputs(json, plot)
-    from openmm_mlbench import geometry_measurement as work
+    from openmm_mlbench.measuring import geometry as work
 
     source = _source(topology, trajectory, frame_interval, start, stop)
     given = [_named_dihedral(text) for text in dihedral or []]
@@ -680,7 +680,7 @@ def free_energy(
 
     _check_outputs(json, plot)
     _check_outputs(fes, map_)
-    from openmm_mlbench import free_energy_measurement as work
+    from openmm_mlbench.measuring import free_energy as work
     from openmm_mlbench.measuring.measurement import Source
     from openmm_mlbench.metrics.free_energy import plot_surface, write_fes
 
