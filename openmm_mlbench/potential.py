@@ -18,7 +18,7 @@ from openmm_mlbench.errors import PotentialError
 from openmm_mlbench.export.ahead_of_time import specialise
 from openmm_mlbench.export.archive import Archive, find_archive
 from openmm_mlbench.export.card import Card, Origin
-from openmm_mlbench.forces.drivers import make_force
+from openmm_mlbench.forces.drivers import Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
 from openmm_mlbench.units import NM_PER_ANGSTROM
@@ -34,15 +34,19 @@ class Potential:
 
     Args:
         archive: where it lies; use :meth:`load`.
+        driver: of its forces where none is asked for: ``torchforce``, ``pythonforce`` or ``auto``.
 
     Attributes:
         id: shipped id or path.
         card: what the model is and claims.
         description: what a run folder records about it.
+        engine: what evaluates the force that was made last, or None.
     """
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, driver: str = "auto") -> None:
         self.archive = archive
+        self.driver = driver
+        self.engine: Engine | None = None
         self.id = archive.id
         self.card: Card = archive.card
         self.description: dict[str, Any] = {
@@ -53,14 +57,18 @@ class Potential:
         }
 
     @classmethod
-    def load(cls, id_or_path: str | Path) -> "Potential":
+    def load(cls, id_or_path: str | Path, driver: str = "auto") -> "Potential":
         """Find a shipped model by id, or an archive by path, and read its card.
+
+        Args:
+            id_or_path: of the model.
+            driver: of its forces: ``torchforce``, ``pythonforce`` or ``auto``.
 
         Raises:
             ModelError: missing or damaged.
         """
         prepare_platforms()
-        return cls(find_archive(id_or_path))
+        return cls(find_archive(id_or_path), driver)
 
     def module(
         self,
@@ -172,6 +180,7 @@ class Potential:
         box = topology.getPeriodicBoxVectors()
         if box is not None:
             self.check_box(box)
+        driver = self.driver if driver == "auto" else driver
         module = self.module(numbers, atoms=chosen, periodic=box is not None, evaluation=evaluation)
         origin = self.card.origin
         if origin is not None and origin.driver == "pythonforce":
@@ -180,7 +189,9 @@ class Potential:
                     f"TorchForce gives other numbers than {self.id} itself; use driver 'auto' or 'pythonforce'"
                 )
             driver = origin.driver
-        force = make_force(module, periodic=box is not None, driver=driver)
+        chosen_driver, reason = choose_driver(driver)
+        force = make_force(module, periodic=box is not None, driver=chosen_driver)
+        self.engine = Engine(driver=chosen_driver, reason=reason, cuda_graphs=uses_cuda_graphs(force))
         force.setForceGroup(force_group)
         force.setName(f"openmm-mlbench {self.id}")
         return force

@@ -29,6 +29,7 @@ from openmm_mlbench.export.adapters.foreign import Stated
 from openmm_mlbench.export.archive import Archive, find_archive, rewrite_card, save_archive
 from openmm_mlbench.export.card import Card, Claims, TrainedOn
 from openmm_mlbench.export.importing import UNKNOWN, Imported, import_model, predict_frames, stated_data
+from openmm_mlbench.forces.drivers import choose_driver
 from openmm_mlbench.measuring.run_measurements import rdf_windows_of
 from openmm_mlbench.models.registry import count_parameters
 from openmm_mlbench.potential import Potential
@@ -354,16 +355,26 @@ def _labels_of(dataset: str, data: str | Path | None) -> Frames | None:
         return None
 
 
-def find_model(id_or_path: str | Path) -> Potential | ReferencePotential:
+def find_model(id_or_path: str | Path, driver: str = "auto") -> Potential | ReferencePotential:
     """A learned model by id or path, or the classical or kernel potential behind a data set by id.
+
+    Args:
+        id_or_path: of the model.
+        driver: of a learned model's forces.
 
     Raises:
         ModelError: missing or damaged.
+        PotentialError: a driver that does not work here, or one for a potential that has no network.
     """
+    choose_driver(driver)
     if is_reference_potential(str(id_or_path)):
+        if driver != "auto":
+            raise PotentialError(
+                f"{id_or_path} has no network, so there is nothing that driver {driver!r} could run; leave it out"
+            )
         return find_reference_potential(str(id_or_path))
     try:
-        return Potential.load(id_or_path)
+        return Potential.load(id_or_path, driver)
     except ModelError as error:
         near = difflib.get_close_matches(str(id_or_path), REFERENCE_POTENTIALS, n=1)
         if not near:
@@ -451,6 +462,7 @@ def simulate(
             out,
             start_frames=start.frames,
             progress=progress,
+            note=note,
             reference_bonds=None if reference is None else reference.bonds,
             equilibrium_A=None if reference is None else reference.bond_lengths_A,
             **{"window": window, **options},

@@ -1,9 +1,12 @@
 """OpenMM forces that evaluate a module with ``forward(positions, box_vectors=None)``."""
 
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from openmm_mlbench.errors import PotentialError
-from openmm_mlbench.forces.platforms import prepare_platforms
+from openmm_mlbench.forces.platforms import prepare_platforms, torchforce_works
 
 if TYPE_CHECKING:
     import openmm
@@ -12,33 +15,51 @@ if TYPE_CHECKING:
 DRIVERS = ("auto", "torchforce", "pythonforce")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What evaluates a learned force.
+
+    Args:
+        driver: ``torchforce`` or ``pythonforce``.
+        reason: why that one; one line.
+        cuda_graphs: whether a TorchForce records and replays CUDA graphs on CUDA.
+    """
+
+    driver: str
+    reason: str
+    cuda_graphs: bool = False
+
+
 def choose_driver(driver: str) -> tuple[str, str]:
     """The driver that will run, and why.
 
     Raises:
-        PotentialError: unknown name, or TorchForce was asked for and does not load.
+        PotentialError: unknown name, or TorchForce was asked for and does not work.
     """
     if driver not in DRIVERS:
         raise PotentialError(f"driver {driver!r} is not known; use one of {', '.join(DRIVERS)}")
-    status = prepare_platforms()
     if driver == "pythonforce":
         return driver, "asked for"
-    if status.available:
-        return "torchforce", status.reason
+    fault = torchforce_works()
+    if fault is None:
+        return "torchforce", "asked for" if driver == "torchforce" else prepare_platforms().reason
     if driver == "torchforce":
         raise PotentialError(
-            f"TorchForce does not load: {status.reason}; run `openmm-mlbench doctor`, or use driver pythonforce"
+            f"TorchForce does not work: {fault}; run `openmm-mlbench doctor`, or use driver pythonforce"
         )
-    return "pythonforce", f"TorchForce is not there: {status.reason}"
+    return "pythonforce", f"TorchForce does not work: {fault}"
 
 
-def make_force(module: "torch.jit.ScriptModule", *, periodic: bool, driver: str = "auto") -> "openmm.Force":
+def make_force(
+    module: "torch.jit.ScriptModule | Callable[..., Any]", *, periodic: bool, driver: str = "auto"
+) -> "openmm.Force":
     """A force for a System.
 
     Args:
-        module: returns energy (kJ/mol, float64) and forces (kJ/mol/nm).
+        module: returns energy (kJ/mol, float64) and forces (kJ/mol/nm).  Where its attribute ``capturable``
+            is true it has fixed shapes and asks nothing of the host, and a TorchForce replays it as a CUDA graph.
         periodic: whether box vectors are handed to the module.
-        driver: ``torchforce``, ``pythonforce`` (slower, needs no plugin) or ``auto``.
+        driver: ``torchforce``, ``pythonforce`` (needs no plugin) or ``auto``.
     """
     chosen, _ = choose_driver(driver)
     if chosen == "pythonforce":
@@ -48,25 +69,75 @@ def make_force(module: "torch.jit.ScriptModule", *, periodic: bool, driver: str 
     force = TorchForce(module)
     force.setOutputsForces(True)
     force.setUsesPeriodicBoundaryConditions(periodic)
+    if getattr(module, "capturable", False):
+        force.setProperty("useCUDAGraphs", "true")
     return force
 
 
-def _python_force(module: "torch.jit.ScriptModule", *, periodic: bool) -> "openmm.Force":
+def driver_of(force: "openmm.Force") -> str | None:
+    """The driver behind a force of a System, or None where no network is."""
     import openmm
-    import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = module.to(device)
+    if isinstance(force, openmm.PythonForce):
+        return "pythonforce"
+    # OpenMM's Python layer knows a force of a plugin by its base class only.
+    if type(force) is openmm.Force and prepare_platforms().available:
+        from openmmtorch import TorchForce
 
-    def compute(state: Any) -> tuple[float, Any]:
-        positions = torch.as_tensor(state.getPositions(asNumpy=True)._value, device=device)  # noqa: SLF001
-        arguments = [positions]
-        if periodic:
+        return "torchforce" if TorchForce.isinstance(force) else None
+    return None
+
+
+def uses_cuda_graphs(force: "openmm.Force") -> bool:
+    """Whether a force asks for CUDA graphs, where it runs on CUDA."""
+    if driver_of(force) != "torchforce":
+        return False
+    from openmmtorch import TorchForce
+
+    return bool(TorchForce.cast(force).getProperties()["useCUDAGraphs"] == "true")
+
+
+class Computation:
+    """What a PythonForce calls at each step.
+
+    Args:
+        module: ``(positions[, box_vectors])`` to energy and forces, tensors or numbers and arrays.
+        periodic: whether box vectors are handed to it.
+    """
+
+    def __init__(self, module: Callable[..., Any], *, periodic: bool) -> None:
+        import torch
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.module = module.to(self.device) if isinstance(module, torch.nn.Module) else module
+        self.periodic = periodic
+
+    def __call__(self, state: Any) -> tuple[float, Any]:
+        """Energy, kJ/mol, and forces (n_particles, 3), kJ/mol/nm, of a State with positions."""
+        import numpy as np
+        import torch
+        from openmm import State
+
+        # State.getPositions looks through all its attributes and attaches a unit: 8 us.
+        positions = np.empty((state._getNumParticles(), 3))  # noqa: SLF001
+        state._getVectorAsNumpy(State.Positions, positions)  # noqa: SLF001
+        arguments = [torch.from_numpy(positions).to(self.device)]
+        if self.periodic:
             box = state.getPeriodicBoxVectors(asNumpy=True)._value  # noqa: SLF001
-            arguments.append(torch.as_tensor(box, device=device))
-        energy, forces = module(*arguments)
+            arguments.append(torch.from_numpy(box).to(self.device))
+        energy, forces = self.module(*arguments)
         return energy.item(), forces.detach().cpu().numpy()
 
-    force = openmm.PythonForce(compute)
+    def __reduce__(self) -> Any:
+        """A System XML with a pickle in it would run code where it is read: there is none of ours."""
+        raise pickle.PicklingError(
+            "the PythonForce of a learned model is not saved; make it anew from card and archive with Potential"
+        )
+
+
+def _python_force(module: Callable[..., Any], *, periodic: bool) -> "openmm.Force":
+    import openmm
+
+    force = openmm.PythonForce(Computation(module, periodic=periodic))
     force.setUsesPeriodicBoundaryConditions(periodic)
     return force

@@ -65,28 +65,30 @@ def engine_description(context: Any, properties: dict[str, str]) -> dict[str, st
     kept = {
         key: value
         for key, value in properties.items()
-        if key in {"Precision", "DeterministicForces", "Threads"}
+        if key in {"Precision", "DeterministicForces", "Threads", "Driver"}
     }
     return {"openmm": openmm.version.full_version, "platform": context.getPlatform().getName(), **kept}
 
 
-def save_checkpoint(folder: Path, context: Any, **known: Any) -> Checkpoint:
+def state_xml(context: Any) -> str:
+    """Positions, velocities, parameters and the integrator's own state of a Context."""
+    import openmm
+
+    state = context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
+    return openmm.XmlSerializer.serialize(state)
+
+
+def save_checkpoint(folder: Path, contents: dict[str, bytes], **known: Any) -> Checkpoint:
     """Write a checkpoint; the one before is kept, older ones are removed.
 
     Args:
         folder: of the replica.
-        context: OpenMM Context.
+        contents: of ``chk``, the binary checkpoint, and ``xml``, the State.
         known: the fields of Checkpoint, but for ``sha256``.
     """
-    import openmm
-
     checkpoint = Checkpoint(sha256={}, **known)
-    state = context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
-    contents = {
-        f"{checkpoint.stem}.chk": context.createCheckpoint(),
-        f"{checkpoint.stem}.xml": openmm.XmlSerializer.serialize(state).encode(),
-    }
-    for name, content in contents.items():
+    for suffix, content in contents.items():
+        name = f"{checkpoint.stem}.{suffix}"
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(content)
         checkpoint.sha256[name] = hashlib.sha256(content).hexdigest()
