@@ -71,22 +71,27 @@ class ExportedModel(nn.Module):
             return index, positions[index[1]] - positions[index[0]]
         return open_pairs(positions, self.cutoff)
 
+    def per_atom(
+        self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (n_selected,) and forces (n_selected, 3) as the network gives them, without energy zero and scale."""
+        vectors = pair_vectors.detach().to(self.one.dtype)
+        # A constant, so that TorchScript compiles one of the two branches.
+        if self.direct:
+            return self.network.energies_and_forces(vectors, topology)
+        vectors = vectors.requires_grad_()
+        per_atom = self.network.atomic_energies(vectors, topology)
+        gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
+        assert gradient is not None
+        return per_atom, forces_from_pairs(gradient, pair_index, per_atom.size(0))
+
     def evaluate(
         self, pair_vectors: Tensor, pair_index: Tensor, topology: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Energy (float64, kJ/mol) and forces (n_selected, 3) in the network's dtype, kJ/mol/nm."""
-        vectors = pair_vectors.detach().to(self.one.dtype)
-        # A constant, so that TorchScript compiles one of the two branches.
-        if self.direct:
-            per_atom, forces = self.network.energies_and_forces(vectors, topology)
-            if self.remove_mean_force:
-                forces = forces - forces.mean(0, keepdim=True)
-        else:
-            vectors = vectors.requires_grad_()
-            per_atom = self.network.atomic_energies(vectors, topology)
-            gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
-            assert gradient is not None
-            forces = forces_from_pairs(gradient, pair_index, per_atom.size(0))
+        per_atom, forces = self.per_atom(pair_vectors, pair_index, topology)
+        if self.direct and self.remove_mean_force:
+            forces = forces - forces.mean(0, keepdim=True)
         energy = per_atom.detach().to(torch.float64).sum() * self.scale
         energy = (energy + self.reference[self.atomic_numbers].sum()) * self.kjmol_per_ev
         if not self.predicts_energy:

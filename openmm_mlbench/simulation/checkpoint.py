@@ -18,6 +18,7 @@ from typing import Any
 from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.files import atomic_path, read_json, write_json
 from openmm_mlbench.simulation.outputs import Offsets
+from openmm_mlbench.simulation.states import parse as parse_state
 
 INDEX = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -94,11 +95,15 @@ def save_checkpoint(folder: Path, contents: dict[str, bytes], **known: Any) -> C
         checkpoint.sha256[name] = hashlib.sha256(content).hexdigest()
     earlier = [item for item in read_checkpoints(folder) if item.step < checkpoint.step]
     kept = [checkpoint, *earlier][:_KEPT]
+    _write_index(folder, kept)
+    remove_unnamed(folder, kept)
+    return checkpoint
+
+
+def _write_index(folder: Path, kept: list[Checkpoint]) -> None:
     write_json(
         folder / INDEX, {"format_version": FORMAT_VERSION, "checkpoints": [asdict(item) for item in kept]}
     )
-    remove_unnamed(folder, kept)
-    return checkpoint
 
 
 def remove_unnamed(folder: Path, checkpoints: list[Checkpoint]) -> None:
@@ -150,17 +155,17 @@ def load_checkpoint(folder: Path, checkpoint: Checkpoint, context: Any, properti
     """
     import openmm
 
-    fits = checkpoint.engine == engine_description(context, properties)
-    if fits and _are_whole(folder, checkpoint, (f"{checkpoint.stem}.chk",)):
+    content = read_binary(folder, checkpoint, engine_description(context, properties))
+    if content is not None:
         try:
-            context.loadCheckpoint((folder / f"{checkpoint.stem}.chk").read_bytes())
+            context.loadCheckpoint(content)
         except openmm.OpenMMException:
             # The State below says the same to all but the last bit.
             pass
         else:
             return "exact"
     try:
-        context.setState(_read_state(folder / f"{checkpoint.stem}.xml"))
+        context.setState(openmm.XmlSerializer.deserialize(read_state(folder, checkpoint)))
     except (openmm.OpenMMException, ValueError) as error:
         raise SimulationError(
             f"{folder / checkpoint.stem}.xml: does not fit this System ({' '.join(str(error).split())}); "
@@ -169,17 +174,29 @@ def load_checkpoint(folder: Path, checkpoint: Checkpoint, context: Any, properti
     return "inexact"
 
 
-def _read_state(path: Path) -> Any:
-    """A State from XML; no other class is let into OpenMM's deserializer, some of which run code."""
-    import openmm
-    from lxml import etree
+def read_binary(folder: Path, checkpoint: Checkpoint, engine: dict[str, str]) -> bytes | None:
+    """The binary checkpoint, where it is whole and was written by an engine of this description."""
+    if checkpoint.engine != engine or not _are_whole(folder, checkpoint, (f"{checkpoint.stem}.chk",)):
+        return None
+    return (folder / f"{checkpoint.stem}.chk").read_bytes()
 
-    text = path.read_text(encoding="utf-8")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
-    root = etree.fromstring(text.encode(), parser)
-    if root.tag != "State" or root.get("type") != "State":
-        raise ValueError(f"a {root.get('type')} where a State was wanted")
-    return openmm.XmlSerializer.deserialize(text)
+
+def read_state(folder: Path, checkpoint: Checkpoint) -> str:
+    """The State XML.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    text = (folder / f"{checkpoint.stem}.xml").read_text(encoding="utf-8")
+    parse_state(text)
+    return text
+
+
+def go_back_to(folder: Path, checkpoint: Checkpoint) -> None:
+    """Forget the checkpoints after this one: what follows is simulated again."""
+    kept = [item for item in read_checkpoints(folder) if item.step <= checkpoint.step]
+    _write_index(folder, kept)
+    remove_unnamed(folder, kept)
 
 
 def _are_whole(folder: Path, checkpoint: Checkpoint, names: Iterable[str]) -> bool:

@@ -2,7 +2,7 @@
 
 Frames are as fine as a running simulation looks.  To see the collapse step by step it is
 repeated: a ring of in-memory checkpoints of the latest frames leads back to before it, and
-from there the same Context goes on one step at a time.  While running this costs one
+from there the same engine goes on one step at a time.  While running this costs one
 ``createCheckpoint`` per frame.
 """
 
@@ -107,12 +107,10 @@ class Rewind:
     """A ring of checkpoints in memory, from which the latest frames can be repeated.
 
     Args:
-        context: OpenMM Context of the running simulation.
         steps_per_frame: steps between two calls of ``keep``.
     """
 
-    def __init__(self, context: Any, steps_per_frame: int) -> None:
-        self.context = context
+    def __init__(self, steps_per_frame: int) -> None:
         self.steps_per_frame = steps_per_frame
         # So many frames back that half of N_STEPS lie before the frame interval of the offence.
         n_frames = 1 + -(-(N_STEPS // 2) // steps_per_frame)
@@ -120,9 +118,18 @@ class Rewind:
         self._frames: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=n_frames + 1)
         self._window: tuple[int, bytes, NDArray[np.float64]] | None = None
 
-    def keep(self, step: int, positions_nm: NDArray[np.float64], *, window_begins: bool = False) -> None:
-        """Remember a sound frame; ``window_begins``: also as the one before a window of frames."""
-        self._points.append((step, self.context.createCheckpoint()))
+    def keep(
+        self, step: int, positions_nm: NDArray[np.float64], content: bytes, *, window_begins: bool = False
+    ) -> None:
+        """Remember a sound frame and the engine's checkpoint there.
+
+        Args:
+            step: of the frame.
+            positions_nm: (n_atoms, 3).
+            content: the engine's checkpoint.
+            window_begins: keep it also as the frame before a window of frames.
+        """
+        self._points.append((step, content))
         if window_begins:
             self._window = (*self._points[-1], positions_nm)
         self.note(step, positions_nm)
@@ -131,6 +138,12 @@ class Rewind:
         """Remember the positions of a frame only, to compare the repetition with."""
         self._frames.append((step, positions_nm))
 
+    def forget(self) -> None:
+        """Drop all checkpoints: the engine that they belong to is no more, and its successor cannot load them."""
+        self._points.clear()
+        self._frames.clear()
+        self._window = None
+
     def repeat(
         self,
         stop: Stop,
@@ -138,6 +151,7 @@ class Rewind:
         atomic_numbers: NDArray[np.int64],
         observe: Callable[[int], Observation],
         step_once: Callable[[], None],
+        restore: Callable[[bytes], None],
     ) -> "FullRate":
         """Go back to before the offence and come to it again step by step.
 
@@ -147,9 +161,10 @@ class Rewind:
             atomic_numbers: (n_atoms,).
             observe: the present configuration, for the number of its step.
             step_once: integrates one step.
+            restore: puts the engine into the state of one of its checkpoints.
 
         Raises:
-            IndexError: there is no frame to go back to.
+            LookupError: there is no frame to go back to.
             Exception: whatever the engine raises before the first step is done.
         """
         frames = dict(self._frames)
@@ -157,10 +172,12 @@ class Rewind:
             step, checkpoint, start_nm = self._window
             last = self._frames[-1][0]
         else:
+            if not self._points:
+                raise LookupError("no frame before it is left: the Context was made anew since")
             step, checkpoint = self._points[0]
             start_nm = frames[step]
             last = max(stop.step, step + 1)
-        self.context.loadCheckpoint(checkpoint)
+        restore(checkpoint)
         walk = _Walk(self, stop, monitor, atomic_numbers, (step, start_nm), frames)
         while step < last or not walk.is_complete(step, last):
             try:

@@ -66,6 +66,7 @@ class ReplicaStatus:
         steps_per_second: mean over the loop, without start and warm-up; None before the first frame.
         resume: ``none``, ``exact`` or ``inexact`` (went on from State XML on another platform or version).
         platform: name and properties of the platform.
+        batch: numbers of the replicas that it shared a Context with, itself among them; None: it had its own.
     """
 
     replica: int
@@ -80,6 +81,7 @@ class ReplicaStatus:
     steps_per_second: float | None = None
     resume: str = "none"
     platform: dict[str, str] | None = None
+    batch: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.state not in STATES:

@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,7 @@ from openmm_mlbench.simulation.metadynamics.walkers import cut_back_walkers
 from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
 from openmm_mlbench.simulation.platforms import choose_platform
 from openmm_mlbench.simulation.progress import ProgressCallback
-from openmm_mlbench.simulation.replica import (
-    ForceProvider,
-    ReplicaTask,
-    create_system,
-    read_structure,
-    run_replica,
-)
+from openmm_mlbench.simulation.replica import run_replica
 from openmm_mlbench.simulation.run_folder import (
     RUN,
     ReplicaStatus,
@@ -37,6 +31,7 @@ from openmm_mlbench.simulation.run_folder import (
 )
 from openmm_mlbench.simulation.run_record import Plan, is_recorded, write_run_record
 from openmm_mlbench.simulation.starts import choose_starts, start_configuration
+from openmm_mlbench.simulation.task import ForceProvider, ReplicaTask, create_system, read_structure
 from openmm_mlbench.simulation.workers import run_in_processes
 from openmm_mlbench.topology import bond_lengths, find_bonds
 
@@ -61,12 +56,14 @@ def run_protocol(
     replicas: int | None = None,
     length_ps: float | None = None,
     platform: str = "auto",
-    threads: int = 1,
+    precision: str = "auto",
+    threads: int | None = None,
     jobs: int = 1,
     seed: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
+    note: Callable[[str], None] | None = None,
     reference_bonds: NDArray[np.int64] | None = None,
     equilibrium_A: NDArray[np.float64] | None = None,
     thresholds: Thresholds | None = None,
@@ -86,13 +83,15 @@ def run_protocol(
         replicas: how many; the protocol's number if None.
         length_ps: of one replica; the protocol's if None.
         platform: OpenMM platform or ``auto``.
-        threads: CPU threads of one replica.
+        precision: of the platform, or ``auto``.
+        threads: CPU threads of one replica; chosen if None.
         jobs: replicas at a time, each in a process of its own if more than one.  A script
             that asks for this needs the usual ``if __name__ == "__main__":``.
         seed: instead of the protocol's.
         resume: go on with what is in the folder; a longer length extends finished replicas.
         overwrite: remove the run that is in the folder, and only that.
         progress: is told how far each replica is.
+        note: is told in one line which platform, driver and threads were chosen, and why.
         reference_bonds: (n_bonds, 2); those of the first of start_frames if None.
         equilibrium_A: (n_bonds,), mean lengths in the reference; in start_frames if None.
         thresholds: where collapse begins; the protocol's if None.
@@ -112,7 +111,7 @@ def run_protocol(
     """
     protocol = dataclasses.replace(protocol, seed=protocol.seed if seed is None else seed)
     n_replicas = protocol.replicas if replicas is None else replicas
-    _check_counts(n_replicas, jobs, threads)
+    _check_counts(n_replicas, jobs, 1 if threads is None else threads)
     _check_only(only, n_replicas, walkers)
     topology = read_structure(protocol.structure_path)
     _check_atoms(protocol, topology, start_frames)
@@ -131,8 +130,12 @@ def run_protocol(
         equilibrium_A=equilibrium,
         thresholds=thresholds or thresholds_of(protocol),
         window=window if protocol.stability_criterion == "rdf" else None,
-        platform=choose_platform(platform, system, threads),
+        platform=choose_platform(
+            platform, system, threads, precision, jobs=jobs, engine=getattr(provider, "engine", None)
+        ),
     )
+    if note is not None:
+        note(plan.platform.line)
     out = Path(out)
     bias = _plan_bias(protocol, metadynamics, walkers, out if resume else None)
     if bias is not None and bias.walkers == "shared" and not 2 <= n_replicas <= jobs:
@@ -152,7 +155,7 @@ def run_protocol(
             _write_record(out, plan, resume=resume)
         if resume and bias is not None and bias.walkers == "shared":
             cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)], plan.n_steps)
-        tasks = _tasks(out, plan, provider, topology, threads=threads, resume=resume)
+        tasks = _tasks(out, plan, provider, topology, resume=resume)
         tasks = [task for task in tasks if only is None or task.replica in only]
         if min(jobs, len(tasks)) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)
@@ -175,7 +178,7 @@ def _write_record(out: Path, plan: Plan, *, resume: bool) -> None:
 
 
 def _tasks(
-    out: Path, plan: Plan, provider: ForceProvider, topology: Any, *, threads: int, resume: bool
+    out: Path, plan: Plan, provider: ForceProvider, topology: Any, *, resume: bool
 ) -> list[ReplicaTask]:
     bonds = np.array([[bond[0].index, bond[1].index] for bond in topology.bonds()], dtype=np.int64)
     starts = [start_configuration(plan.frames, int(place), bonds) for place in plan.places]
@@ -196,7 +199,7 @@ def _tasks(
             equilibrium_A=plan.equilibrium_A,
             thresholds=plan.thresholds,
             platform=plan.platform,
-            threads=threads,
+            threads=plan.platform.threads,
             resume=resume,
             bias=plan.bias,
         )

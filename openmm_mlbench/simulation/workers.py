@@ -17,8 +17,9 @@ from typing import Any
 
 from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.simulation.progress import ProgressCallback, ProgressUpdate
-from openmm_mlbench.simulation.replica import ReplicaTask, run_replica
+from openmm_mlbench.simulation.replica import run_replica
 from openmm_mlbench.simulation.run_folder import ReplicaStatus, read_status
+from openmm_mlbench.simulation.task import ReplicaTask
 
 
 def run_in_processes(

@@ -14,7 +14,7 @@ import pytest
 
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.simulation.platforms import choose_platform
-from openmm_mlbench.simulation.replica import create_system, read_structure
+from openmm_mlbench.simulation.task import create_system, read_structure
 from openmm_mlbench.simulation.runner import run_protocol
 from openmm_mlbench.units import BOLTZMANN_KJMOL_K
 
