@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.exported_model import ExportedModel
-from openmm_mlbench.models.neighbours import all_pairs, zero_unless_lost
+from openmm_mlbench.models.neighbours import all_pairs, periodic_pairs, zero_unless_lost
 from openmm_mlbench.models.padded_pairs import padded_pairs, plan_pairs
 
 aten = torch.ops.aten
@@ -100,6 +99,23 @@ def _typed_scalars(graph_module: fx.GraphModule) -> None:
 _LARGEST_FOLD = 4_000_000
 
 
+def _out_of_place(graph_module: fx.GraphModule) -> None:
+    """Autograd's few operations in place (masked_fill_) as new tensors: constants must stay what they are."""
+    for node in graph_module.graph.nodes:
+        packet, _, overload = str(node.target).removeprefix("aten.").partition(".")
+        if packet.endswith("_") and not packet.endswith("__"):
+            node.target = getattr(getattr(aten, packet.removesuffix("_")), overload)
+    graph_module.recompile()
+
+
+def _follow_the_input(graph_module: fx.GraphModule) -> None:
+    """No device by name: what is made anew is made where its operand is, also after a move to a GPU."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and node.all_input_nodes and "device" in node.kwargs:
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "device"}
+    graph_module.recompile()
+
+
 @torch.no_grad()
 def _fold_constants(graph_module: fx.GraphModule) -> None:
     """Compute once what does not depend on the positions; transposed weights become contiguous."""
@@ -111,11 +127,12 @@ def _fold_constants(graph_module: fx.GraphModule) -> None:
                 values[node] = value
             continue
         inputs = node.all_input_nodes
-        if node.op != "call_function" or not inputs or any(source not in values for source in inputs):
+        if node.op != "call_function" or any(source not in values for source in inputs):
             continue
         arguments, keywords = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source])
         value = node.target(*arguments, **keywords)
-        if not isinstance(value, Tensor) or value.numel() > _LARGEST_FOLD:
+        # What has no operand would stay on the device of the trace.
+        if not isinstance(value, Tensor) or (inputs and value.numel() > _LARGEST_FOLD):
             continue
         values[node] = value
         name = f"folded_{node.name}"
@@ -131,10 +148,29 @@ def _fold_constants(graph_module: fx.GraphModule) -> None:
 
 def _treated(graph_module: fx.GraphModule) -> fx.GraphModule:
     _drop_detach(graph_module)
+    _out_of_place(graph_module)
+    _follow_the_input(graph_module)
     _share_sigmoids(graph_module)
     _typed_scalars(graph_module)
     _fold_constants(graph_module)
     return graph_module
+
+
+def trace_without_autograd(
+    model: ExportedModel, function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
+) -> torch.jit.ScriptModule:
+    """A function of tensors, which may take gradients inside, as a graph of plain operations.
+
+    Args:
+        model: that the function evaluates.
+        function: of tensors of fixed shapes.
+        example: tensors to trace with.
+    """
+    with torch.enable_grad():
+        traced = make_fx(function, decomposition_table=_decompositions(model))(*example)
+    graph_module = _treated(traced)
+    with torch.no_grad():
+        return torch.jit.trace(graph_module, example, check_trace=False)
 
 
 class _Specialised(nn.Module):
@@ -178,12 +214,8 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
         return model.evaluate(vectors, index, topology)
 
     example = positions_nm.detach().to(torch.float64)
-    with torch.enable_grad():
-        graph_module = _treated(
-            make_fx(energy_and_forces, decomposition_table=_decompositions(model))(example)
-        )
+    core = trace_without_autograd(model, energy_and_forces, (example,))
     with torch.no_grad():
-        core = torch.jit.trace(graph_module, (example,), check_trace=False)
         return torch.jit.script(_Specialised(core, model.atoms))
 
 
@@ -217,7 +249,8 @@ def specialise_periodic(
     """A TorchScript module for these atoms in a box: no autograd, fixed shapes, nothing asked of the host.
 
     Made for GPUs, also with CUDA graphs; a processor gains nothing from it.  Pairs live in a list of
-    fixed length (:mod:`openmm_mlbench.models.padded_pairs`): if it overflows, energy and forces are NaN.
+    fixed length (:mod:`openmm_mlbench.models.padded_pairs`), and so does what networks lay out by atom or
+    species: if one overflows, the energy and all forces are NaN.
 
     Args:
         model: with ``atomic_numbers`` and ``atoms`` set for the topology.
@@ -228,35 +261,26 @@ def specialise_periodic(
 
     Returns:
         A module with ``forward(positions, box_vectors)`` of the same contract as the model's.
-
-    Raises:
-        ModelError: an architecture whose index tensors have a length that depends on the configuration.
     """
     example = positions_nm.detach().to(torch.float64), box_nm.detach().to(torch.float64)
     positions_a, box_a = example[0] * model.angstrom_per_nm, example[1] * model.angstrom_per_nm
-    shifts, capacity = plan_pairs(positions_a, box_a, model.cutoff, room=room, shrink=shrink)
+    plan = plan_pairs(positions_a, box_a, model.cutoff, room=room, shrink=shrink)
+    index, _ = periodic_pairs(positions_a, box_a, model.cutoff)
+    lengths = model.network.fixed_lengths(model.atomic_numbers, index, room)
 
     def energy_and_forces(positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        index, vectors = padded_pairs(
-            positions * model.angstrom_per_nm, box * model.angstrom_per_nm, model.cutoff, shifts, capacity
+        pairs = padded_pairs(
+            positions * model.angstrom_per_nm, box * model.angstrom_per_nm, model.cutoff, plan
         )
-        return model.evaluate(vectors, index, model.network.topology(model.atomic_numbers, index))
+        topology, crowded = model.network.fixed_topology(
+            model.atomic_numbers, pairs.index, pairs.filled, lengths
+        )
+        energy, forces = model.evaluate(pairs.vectors, pairs.index, topology)
+        # Also where an atom has no pairs that could carry the NaN.
+        full = pairs.full | crowded
+        lost = torch.full_like(energy, float("nan"))
+        return torch.where(full, lost, energy), torch.where(full, lost.to(forces.dtype), forces)
 
-    # Networks with a row of places per atom; empty places of the list are shared out over the atoms.
-    index, _ = padded_pairs(positions_a, box_a, model.cutoff, shifts, capacity)
-    model.network.places = int(room * int(torch.bincount(index.flatten()).max())) + 4
-    try:
-        with torch.enable_grad():
-            traced = make_fx(energy_and_forces, decomposition_table=_decompositions(model))(*example)
-    except RuntimeError as error:
-        # What asks the host for a value cannot be traced.
-        raise ModelError(
-            f"{type(model.network).__name__} lays out its pairs by the number of neighbours of a configuration, "
-            "so it has no form with fixed shapes; use evaluation='autograd'"
-        ) from error
-    finally:
-        model.network.places = 0
-    graph_module = _treated(traced)
+    core = trace_without_autograd(model, energy_and_forces, example)
     with torch.no_grad():
-        core = torch.jit.trace(graph_module, example, check_trace=False)
         return torch.jit.script(_SpecialisedPeriodic(core, model.atoms))

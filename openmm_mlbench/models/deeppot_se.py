@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from openmm_mlbench.models.cutoffs import quintic_switch
-from openmm_mlbench.models.neighbours import directed_edges, group_by_label
+from openmm_mlbench.models.neighbours import directed_edges, group_by_label, group_in_places, largest_row
 from openmm_mlbench.models.network import Network
 
 
@@ -120,28 +120,70 @@ class DeepPotSE(Network):
             atoms grouped by species; where each atom stands in that.
         """
         centre, neighbour = directed_edges(pair_index)
-        n_atoms, n_pairs, n_edges = atomic_numbers.size(0), pair_index.size(1), centre.size(0)
         kinds = self.lookup[atomic_numbers]
-        places = group_by_label(centre, n_atoms)[0].flatten()
+        places = group_by_label(centre, kinds.size(0))[0].flatten()
+        edge_kinds = kinds[centre] * self.n_species + kinds[neighbour]
+        kind_edges, edge_slots = group_by_label(edge_kinds, self.n_species * self.n_species)
+        kind_atoms, atom_slots = group_by_label(kinds, self.n_species)
+        return self._in_places(kinds, places, kind_edges, edge_slots, kind_atoms, atom_slots)
+
+    def fixed_lengths(self, atomic_numbers: Tensor, pair_index: Tensor, room: float) -> list[int]:
+        """Edges of an atom, edges of an ordered pair of species, atoms of a species."""
+        kinds = self.lookup[atomic_numbers]
+        centre, neighbour = directed_edges(pair_index)
+        edges = torch.bincount(kinds[centre] * self.n_species + kinds[neighbour], minlength=1).max()
+        return [
+            largest_row(pair_index, kinds.size(0), room),
+            int(room * int(edges)) + 4,
+            int(torch.bincount(kinds).max()),
+        ]
+
+    def fixed_topology(
+        self, atomic_numbers: Tensor, pair_index: Tensor, filled: Tensor, lengths: list[int]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See the base class."""
+        centre, neighbour = directed_edges(pair_index)
+        kinds = self.lookup.index_select(0, atomic_numbers)
+        n_atoms, n_kinds, exists = kinds.size(0), self.n_species * self.n_species, filled.repeat(2)
+        labels = torch.where(exists, centre, torch.full_like(centre, n_atoms))
+        places, _, crowded = group_in_places(labels, n_atoms, lengths[0])
+        edge_kinds = kinds.index_select(0, centre) * self.n_species + kinds.index_select(0, neighbour)
+        edge_kinds = torch.where(exists, edge_kinds, torch.full_like(edge_kinds, n_kinds))
+        kind_edges, edge_slots, full = group_in_places(edge_kinds, n_kinds, lengths[1])
+        kind_atoms, atom_slots, _ = group_in_places(kinds, self.n_species, lengths[2])
+        # An edge that is none has some slot; nothing reads it.
+        edge_slots = edge_slots.clamp(max=n_kinds * lengths[1] - 1)
+        tensors = self._in_places(kinds, places.flatten(), kind_edges, edge_slots, kind_atoms, atom_slots)
+        return tensors, crowded | full
+
+    def _in_places(
+        self,
+        kinds: Tensor,
+        places: Tensor,
+        kind_edges: Tensor,
+        edge_slots: Tensor,
+        kind_atoms: Tensor,
+        atom_slots: Tensor,
+    ) -> list[Tensor]:
+        """The tensors of :meth:`topology` from edges and atoms in their groups."""
+        n_atoms, n_edges = kinds.size(0), edge_slots.size(0)
+        n_pairs = n_edges // 2
         filled = places < n_edges
         # Empty places borrow edge 0 and multiply it by zero.
         edges = torch.where(filled, places, torch.zeros_like(places))
         sign = torch.where(edges < n_pairs, 1.0, -1.0)
         direction = torch.stack([torch.ones_like(sign), sign, sign, sign], dim=1) * filled.unsqueeze(1)
         pairs = edges % max(n_pairs, 1)
-        edge_kinds = kinds[centre] * self.n_species + kinds[neighbour]
-        kind_edges, edge_slots = group_by_label(edge_kinds, self.n_species * self.n_species)
         # One more, so that an atom without neighbours has an edge 0 to borrow.
-        edge_slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=centre.device)])
-        place_of_edge = torch.zeros(n_edges + 1, dtype=torch.long, device=centre.device)
-        place_of_edge[places] = torch.arange(places.size(0), device=centre.device)
-        kind_atoms, atom_slots = group_by_label(kinds, self.n_species)
+        edge_slots = torch.cat([edge_slots, torch.zeros(1, dtype=torch.long, device=kinds.device)])
+        place_of_edge = torch.zeros(n_edges + 1, dtype=torch.long, device=kinds.device)
+        place_of_edge = place_of_edge.scatter(0, places, torch.arange(places.size(0), device=kinds.device))
         return [
             pairs,
             direction.to(self.scale_radial.dtype),
-            kinds.repeat_interleave(places.size(0) // max(n_atoms, 1)),
-            place_of_edge[kind_edges],
-            edge_slots[edges],
+            kinds.unsqueeze(1).expand(-1, places.size(0) // max(n_atoms, 1)).flatten(),
+            place_of_edge.index_select(0, kind_edges.flatten()).view(kind_edges.size()),
+            edge_slots.index_select(0, edges),
             # What an empty place of a group holds is never read.
             torch.where(kind_atoms < n_atoms, kind_atoms, torch.zeros_like(kind_atoms)),
             atom_slots,

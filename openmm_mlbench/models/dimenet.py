@@ -20,8 +20,9 @@ from openmm_mlbench.models.bases import (
     legendre_polynomials,
 )
 from openmm_mlbench.models.cutoffs import polynomial_envelope
+from openmm_mlbench.models.neighbours import largest_row
 from openmm_mlbench.models.network import Network
-from openmm_mlbench.models.triplets import into_places, neighbourhoods, sum_at_centres
+from openmm_mlbench.models.triplets import fixed_neighbourhoods, into_places, neighbourhoods, sum_at_centres
 
 ANGLES = ("sender", "receiver")
 
@@ -144,8 +145,6 @@ class DimeNet(Network):
         if angle_at not in ANGLES:
             raise ModelError(f"angle_at of dimenet is {angle_at!r}; use one of {', '.join(ANGLES)}")
         self.cutoff = cutoff
-        # Fixed number of places per atom, see neighbourhoods; 0: as many as are needed.
-        self.places = 0
         self.at_receiver = angle_at == "receiver"
         self.hidden = hidden
         self.blocks = blocks
@@ -197,7 +196,19 @@ class DimeNet(Network):
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors that stay the same while species and pairs do: species, then neighbourhoods."""
         n_atoms = atomic_numbers.size(0)
-        return [atomic_numbers] + neighbourhoods(pair_index, n_atoms, self.radial_weight, self.places)  # noqa: RUF005
+        return [atomic_numbers] + neighbourhoods(pair_index, n_atoms, self.radial_weight)  # noqa: RUF005
+
+    def fixed_lengths(self, atomic_numbers: Tensor, pair_index: Tensor, room: float) -> list[int]:
+        """Edges of an atom."""
+        return [largest_row(pair_index, atomic_numbers.size(0), room)]
+
+    def fixed_topology(
+        self, atomic_numbers: Tensor, pair_index: Tensor, filled: Tensor, lengths: list[int]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See the base class."""
+        n_atoms = atomic_numbers.size(0)
+        tensors, full = fixed_neighbourhoods(pair_index, filled, n_atoms, self.radial_weight, lengths[0])
+        return [atomic_numbers, *tensors], full
 
     def cosines(self, vectors: Tensor, apart: Tensor) -> Tensor:
         """Cosines (A, K, K) of the angles of triplets, from vectors (A, K, 3) of places, A.

@@ -15,8 +15,15 @@ from torch.nn import functional
 
 from openmm_mlbench.models.bases import gaussian_basis, harmonic_norms, legendre_polynomials
 from openmm_mlbench.models.cutoffs import polynomial_envelope
+from openmm_mlbench.models.neighbours import largest_row
 from openmm_mlbench.models.network import Network
-from openmm_mlbench.models.triplets import from_places, into_places, neighbourhoods, sum_at_centres
+from openmm_mlbench.models.triplets import (
+    fixed_neighbourhoods,
+    from_places,
+    into_places,
+    neighbourhoods,
+    sum_at_centres,
+)
 
 # Scale factors are fitted to no more edges than this.
 _FIT_EDGES = 20_000
@@ -242,8 +249,6 @@ class _GemNet(Network):
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
-        # Fixed number of places per atom, see neighbourhoods; 0: as many as are needed.
-        self.places = 0
         self.blocks = blocks
         self.spherical = spherical
         self.radial = radial
@@ -287,7 +292,19 @@ class _GemNet(Network):
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors that stay the same while species and pairs do: species, then neighbourhoods."""
         n_atoms = atomic_numbers.size(0)
-        return [atomic_numbers] + neighbourhoods(pair_index, n_atoms, self.circular, self.places)  # noqa: RUF005
+        return [atomic_numbers] + neighbourhoods(pair_index, n_atoms, self.circular)  # noqa: RUF005
+
+    def fixed_lengths(self, atomic_numbers: Tensor, pair_index: Tensor, room: float) -> list[int]:
+        """Edges of an atom."""
+        return [largest_row(pair_index, atomic_numbers.size(0), room)]
+
+    def fixed_topology(
+        self, atomic_numbers: Tensor, pair_index: Tensor, filled: Tensor, lengths: list[int]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See the base class."""
+        n_atoms = atomic_numbers.size(0)
+        tensors, full = fixed_neighbourhoods(pair_index, filled, n_atoms, self.circular, lengths[0])
+        return [atomic_numbers, *tensors], full
 
     def radial_basis(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Gaussians of the distance under the envelope (E, radial)."""

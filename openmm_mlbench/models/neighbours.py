@@ -26,6 +26,12 @@ def directed_edges(pair_index: Tensor) -> tuple[Tensor, Tensor]:
     return centre, neighbour
 
 
+def largest_row(index: Tensor, n_atoms: int, room: float) -> int:
+    """Room for the most pairs (2, n_pairs) that an atom has here; waits for the host."""
+    most = torch.bincount(index.flatten(), minlength=max(n_atoms, 1)).max()
+    return int(room * int(most)) + 4
+
+
 def group_by_label(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
     """Pad items into equal groups by label.
 
@@ -45,6 +51,35 @@ def group_by_label(labels: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
     slots = torch.empty_like(order)
     slots[order] = sorted_slots
     return members.view(n_groups, largest), slots
+
+
+def group_in_places(labels: Tensor, n_groups: int, n_places: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with a given number of places per group, for fixed shapes: nothing is asked of the host.
+
+    Args:
+        labels: (n_items,); items labelled n_groups belong nowhere.
+        n_groups: labels are below it.
+        n_places: of each group.
+
+    Returns:
+        members (n_groups, n_places), padded with len(labels); slots (n_items,), n_groups * n_places
+        for an item without a place; and whether a group had too few places, a scalar.
+    """
+    n_items, n_slots = labels.size(0), n_groups * n_places
+    zeros = torch.zeros(n_groups + 1, dtype=torch.long, device=labels.device)
+    counts = zeros.index_add(0, labels, torch.ones_like(labels))
+    first = torch.cumsum(counts, 0) - counts
+    order = torch.argsort(labels, stable=True)
+    sorted_labels = labels.index_select(0, order)
+    items = torch.arange(n_items, device=labels.device)
+    rank = items - first.index_select(0, sorted_labels)
+    placed = (sorted_labels < n_groups) & (rank < n_places)
+    sorted_slots = torch.where(placed, sorted_labels * n_places + rank, torch.full_like(rank, n_slots))
+    nobody = torch.full((n_slots + 1,), n_items, dtype=torch.long, device=labels.device)
+    # All items without a place share the last slot, which is cut off.
+    members = nobody.scatter(0, sorted_slots, order)[:n_slots]
+    slots = torch.zeros_like(order).scatter(0, order, sorted_slots)
+    return members.view(n_groups, n_places), slots, (counts[:n_groups] > n_places).any()
 
 
 def zero_unless_lost(positions: Tensor, cell: Tensor | None) -> Tensor:
@@ -155,12 +190,34 @@ def periodic_pairs(
     )
 
 
-def _half_stencil(reach: list[int], device: torch.device) -> Tensor:
+def half_stencil(reach: list[int], device: torch.device) -> Tensor:
     """Offsets (n, 3) within the reach: zero first, then one of every o, -o, the lexicographically positive one."""
     ranges = [torch.arange(-r, r + 1, device=device) for r in reach]
     offsets = torch.cartesian_prod(ranges[0], ranges[1], ranges[2])
     code = offsets[:, 0].sign() * 4 + offsets[:, 1].sign() * 2 + offsets[:, 2].sign()
     return torch.cat([torch.zeros(1, 3, dtype=torch.long, device=device), offsets[code > 0]])
+
+
+def bins_of(positions: Tensor, cell: Tensor, n_bins: Tensor) -> tuple[Tensor, Tensor]:
+    """Bins (n_atoms, 3) of atoms in a cell with n_bins (3,) along its vectors, and the wrapped positions (n_atoms, 3)."""
+    fractions = positions @ inverse_cell(cell)
+    whole = torch.floor(fractions)
+    bins = ((fractions - whole) * n_bins).to(torch.long)
+    # A fraction of -1e-20 is rounded to 1, and one that is NaN to a huge negative number.
+    bins = torch.minimum(bins, n_bins - 1).clamp(min=0)
+    return bins, positions - whole @ cell
+
+
+def bin_strides(n_bins: Tensor) -> Tensor:
+    """Factors (3,) that number the bins of n_bins (3,): their sum of products with a bin's place on the axes."""
+    return torch.stack([n_bins[1] * n_bins[2], n_bins[2], torch.ones_like(n_bins[0])])
+
+
+def bins_along(heights: Tensor, cutoff: float, n_atoms: int) -> Tensor:
+    """Bins (3,) along the vectors of a cell with these heights (3,): as wide as the cutoff where it allows."""
+    # No more bins than atoms: a molecule in a huge cell would need millions.
+    most = int(float(n_atoms) ** (1.0 / 3.0)) + 1
+    return torch.floor(heights / cutoff).to(torch.long).clamp(1, most)
 
 
 def cell_list_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
@@ -178,17 +235,10 @@ def cell_list_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Ten
     n_atoms = positions.size(0)
     device = positions.device
     heights = cell_heights(cell)
-    # No more bins than atoms: a molecule in a huge cell would need millions.
-    most = int(float(n_atoms) ** (1.0 / 3.0)) + 1
-    n_bins = torch.floor(heights / cutoff).to(torch.long).clamp(1, most)
+    n_bins = bins_along(heights, cutoff, n_atoms)
     reach: list[int] = torch.ceil(cutoff * n_bins / heights).to(torch.long).tolist()
-    fractions = positions @ inverse_cell(cell)
-    whole = torch.floor(fractions)
-    wrapped = positions - whole @ cell
-    bins = ((fractions - whole) * n_bins).to(torch.long)
-    # A fraction of -1e-20 is rounded to 1, and one that is NaN to a huge negative number.
-    bins = torch.minimum(bins, n_bins - 1).clamp(min=0)
-    strides = torch.stack([n_bins[1] * n_bins[2], n_bins[2], torch.ones_like(n_bins[0])])
+    bins, wrapped = bins_of(positions, cell, n_bins)
+    strides = bin_strides(n_bins)
     flat = (bins * strides).sum(1)
     order = torch.argsort(flat)
     counts = torch.bincount(flat, minlength=int(n_bins.prod()))
@@ -197,7 +247,7 @@ def cell_list_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> tuple[Ten
     limit = cutoff * cutoff
     indices: list[Tensor] = []
     vectors: list[Tensor] = []
-    for number, offset in enumerate(_half_stencil(reach, device)):
+    for number, offset in enumerate(half_stencil(reach, device)):
         target = sorted_bins + offset
         shift = torch.floor_divide(target, n_bins)
         target = ((target - shift * n_bins) * strides).sum(1)

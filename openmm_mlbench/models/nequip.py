@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from openmm_mlbench.models.bases import bessel_basis
 from openmm_mlbench.models.cutoffs import polynomial_envelope
-from openmm_mlbench.models.neighbours import directed_edges, group_by_label
+from openmm_mlbench.models.neighbours import directed_edges, group_by_label, group_in_places, largest_row
 from openmm_mlbench.models.network import Network
 
 Kind = tuple[int, int]
@@ -383,8 +383,27 @@ class NequIP(Network):
             an empty place.
         """
         centre, neighbour = directed_edges(pair_index)
-        n_atoms, n_pairs, n_edges = atomic_numbers.size(0), pair_index.size(1), centre.size(0)
-        places = group_by_label(centre, n_atoms)[0].flatten()
+        places = group_by_label(centre, atomic_numbers.size(0))[0].flatten()
+        return self._in_rows(atomic_numbers, neighbour, places)
+
+    def fixed_lengths(self, atomic_numbers: Tensor, pair_index: Tensor, room: float) -> list[int]:
+        """Edges of an atom."""
+        return [largest_row(pair_index, atomic_numbers.size(0), room)]
+
+    def fixed_topology(
+        self, atomic_numbers: Tensor, pair_index: Tensor, filled: Tensor, lengths: list[int]
+    ) -> tuple[list[Tensor], Tensor]:
+        """See the base class."""
+        centre, neighbour = directed_edges(pair_index)
+        n_atoms = atomic_numbers.size(0)
+        labels = torch.where(filled.repeat(2), centre, torch.full_like(centre, n_atoms))
+        places, _, full = group_in_places(labels, n_atoms, lengths[0])
+        return self._in_rows(atomic_numbers, neighbour, places.flatten()), full
+
+    def _in_rows(self, atomic_numbers: Tensor, neighbour: Tensor, places: Tensor) -> list[Tensor]:
+        """The tensors of :meth:`topology` from the edge in each place, or n_edges in an empty one."""
+        n_edges = neighbour.size(0)
+        n_pairs = n_edges // 2
         filled = places < n_edges
         # Empty places borrow edge 0 and multiply it by zero.
         edges = torch.where(filled, places, torch.zeros_like(places))
@@ -393,7 +412,7 @@ class NequIP(Network):
         kinds = self.lookup[atomic_numbers]
         species = kinds.unsqueeze(1) == torch.arange(self.embedding.size(0), device=kinds.device)
         if n_edges == 0:
-            neighbour = torch.zeros(1, dtype=torch.long, device=centre.device)
+            neighbour = torch.zeros(1, dtype=torch.long, device=places.device)
         return [
             species.to(dtype),
             neighbour.index_select(0, edges),

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,12 +20,9 @@ class Network(nn.Module, ABC):
         parity: the same under inversion.
         heaviest: largest atomic number that it has weights for.
         publication: the architecture's article, in a few words.
-        places: of networks that lay out edges in a row per atom: the length of all rows; 0 asks
-            the configuration, and so the host.
     """
 
     cutoff: float
-    places: int = 0
     direct: ClassVar[bool] = False
     rotation: ClassVar[bool] = True
     parity: ClassVar[bool] = True
@@ -39,6 +37,43 @@ class Network(nn.Module, ABC):
             atomic_numbers: (n_atoms,).
             pair_index: (2, n_pairs); see :mod:`openmm_mlbench.models.neighbours`.
         """
+
+    def fixed_lengths(
+        self,
+        atomic_numbers: Tensor,  # noqa: ARG002 - for those that override this
+        pair_index: Tensor,  # noqa: ARG002
+        room: float,  # noqa: ARG002
+    ) -> list[int]:
+        """Lengths for :meth:`fixed_topology`, with room times what this configuration needs; waits for the host.
+
+        Args:
+            atomic_numbers: (n_atoms,).
+            pair_index: (2, n_pairs), pairs within the cutoff.
+            room: 1 or more.
+        """
+        return []
+
+    def fixed_topology(
+        self,
+        atomic_numbers: Tensor,
+        pair_index: Tensor,
+        filled: Tensor,
+        lengths: list[int],  # noqa: ARG002 - for those that override this
+    ) -> tuple[list[Tensor], Tensor]:
+        """What :meth:`topology` returns, with shapes that do not depend on the pairs.
+
+        A network whose index tensors have lengths of their own overrides this and :meth:`fixed_lengths`.
+
+        Args:
+            atomic_numbers: (n_atoms,).
+            pair_index: (2, capacity); see :mod:`openmm_mlbench.models.padded_pairs`.
+            filled: (capacity,), which of them are pairs.
+            lengths: from :meth:`fixed_lengths`.
+
+        Returns:
+            The index tensors, and whether one of the lengths was too short, a scalar.
+        """
+        return self.topology(atomic_numbers, pair_index), torch.zeros_like(filled[0])
 
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Energies (n_atoms,) in the network's unit, of a conservative network.

@@ -93,8 +93,11 @@ class SchNet(Network):
         distances = torch.linalg.vector_norm(pair_vectors, dim=1)
         # Section 4.1: filters from Gaussians of the distance.
         basis = torch.exp(-self.gamma * (distances.unsqueeze(1) - self.centres).square())
-        basis = basis.unsqueeze(0).expand(self.interactions, -1, -1)
-        filters = shifted_softplus(torch.bmm(basis, self.filter_weight_1) + self.filter_bias_1)
+        # One product for all interactions: the gradients of a batched one over an expanded basis are slow.
+        n_gaussians, n_filters = self.filter_weight_1.size(1), self.filter_weight_1.size(2)
+        side_by_side = self.filter_weight_1.transpose(0, 1).reshape(n_gaussians, -1)
+        hidden = (basis @ side_by_side).view(-1, self.interactions, n_filters).transpose(0, 1)
+        filters = shifted_softplus(hidden + self.filter_bias_1)
         filters = torch.bmm(filters, self.filter_weight_2) + self.filter_bias_2
         filters = filters * cosine_cutoff(distances, self.cutoff).unsqueeze(1)
         # One tensor per interaction; indexing instead would cost a zero-filled gradient each.

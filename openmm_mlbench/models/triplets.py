@@ -10,18 +10,16 @@ products over this table, without a list of triplets.
 import torch
 from torch import Tensor
 
-from openmm_mlbench.models.neighbours import directed_edges
+from openmm_mlbench.models.neighbours import directed_edges, group_in_places
 
 
-def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor, n_places: int = 0) -> list[Tensor]:
+def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor) -> list[Tensor]:
     """Directed edges sorted by centre, and their layout as (n_atoms, K) places.
 
     Args:
         pair_index: (2, n_pairs), a half list; see :mod:`openmm_mlbench.models.neighbours`.
         n_atoms: A.
         like: a tensor of the dtype in which the network computes.
-        n_places: K; 0 takes as many as are needed, which the host has to ask for.  If an atom
-            has more edges, ``apart``, and with it every energy and force, is NaN.
 
     Returns:
         centre (E,), atom at which an edge ends;
@@ -42,26 +40,23 @@ def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor, n_places: int
     centre, neighbour = centre[order], neighbour[order]
     zeros = torch.zeros(n_atoms, dtype=torch.long, device=device)
     counts = zeros.index_add(0, centre, torch.ones_like(centre))
-    largest = n_places
-    if n_places == 0 and n_edges > 0:
-        largest = int(counts.max())
+    # The host has to ask for this; fixed_neighbourhoods does not.
+    largest = int(counts.max()) if n_edges > 0 else 0
     first = torch.cumsum(counts, 0) - counts
     edges = torch.arange(n_edges, device=device)
-    slots = centre * largest + (edges - first[centre]).clamp(max=max(largest - 1, 0))
+    slots = centre * largest + edges - first[centre]
     edge_of_directed = torch.empty_like(order)
     edge_of_directed[order] = edges
     opposite = edge_of_directed[(order + n_pairs) % max(n_edges, 1)]
     sign = torch.where(order < n_pairs, 1.0, -1.0).to(like.dtype).unsqueeze(1)
     apart = (1.0 - torch.eye(largest, dtype=like.dtype, device=device)).unsqueeze(0)
     places = edges[:0]
-    if n_places > 0 or n_atoms * largest > n_edges:
+    if n_atoms * largest > n_edges:
         places = torch.zeros(n_atoms * largest, dtype=torch.long, device=device)
         places[slots] = edges
         filled = torch.zeros(n_atoms * largest, dtype=like.dtype, device=device)
         filled[slots] = 1.0
         apart = apart * filled.view(n_atoms, largest, 1) * filled.view(n_atoms, 1, largest)
-    if n_places > 0:
-        apart = torch.where((counts > n_places).any(), torch.full_like(apart, float("nan")), apart)
     return [
         centre,
         neighbour,
@@ -73,6 +68,40 @@ def neighbourhoods(pair_index: Tensor, n_atoms: int, like: Tensor, n_places: int
         slots[opposite],
         apart,
     ]
+
+
+def fixed_neighbourhoods(
+    pair_index: Tensor, filled: Tensor, n_atoms: int, like: Tensor, n_places: int
+) -> tuple[list[Tensor], Tensor]:
+    """What :func:`neighbourhoods` returns of a list of fixed length, with a given K; asks nothing of the host.
+
+    Edges are not sorted: those of pairs in their order, then those in the other direction.  An edge of an
+    empty place has some slot, and what it reads there is multiplied by zero, because it is beyond the cutoff.
+
+    Args:
+        pair_index: (2, capacity); see :mod:`openmm_mlbench.models.padded_pairs`.
+        filled: (capacity,), which of them are pairs.
+        n_atoms: A.
+        like: a tensor of the dtype in which the network computes.
+        n_places: K.
+
+    Returns:
+        The index tensors, and whether an atom has more than K edges, a scalar.
+    """
+    centre, neighbour = directed_edges(pair_index)
+    n_pairs, n_edges = pair_index.size(1), centre.size(0)
+    labels = torch.where(filled.repeat(2), centre, torch.full_like(centre, n_atoms))
+    members, slots, full = group_in_places(labels, n_atoms, n_places)
+    occupied = (members < n_edges).to(like.dtype)
+    places = torch.where(members < n_edges, members, torch.zeros_like(members)).flatten()
+    slots = slots.clamp(max=n_atoms * n_places - 1)
+    edges = torch.arange(n_edges, device=centre.device)
+    opposite = (edges + n_pairs) % n_edges
+    sign = torch.where(edges < n_pairs, 1.0, -1.0).to(like.dtype).unsqueeze(1)
+    apart = 1.0 - torch.eye(n_places, dtype=like.dtype, device=like.device)
+    apart = apart * occupied.unsqueeze(2) * occupied.unsqueeze(1)
+    reverse = slots.index_select(0, opposite)
+    return [centre, neighbour, edges % n_pairs, sign, places, slots, opposite, reverse, apart], full
 
 
 def into_places(values: Tensor, places: Tensor) -> Tensor:

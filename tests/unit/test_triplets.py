@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from openmm_mlbench.models.neighbours import all_pairs, open_pairs, periodic_pairs
-from openmm_mlbench.models.triplets import from_places, into_places, neighbourhoods, sum_at_centres
+from openmm_mlbench.models.triplets import (
+    fixed_neighbourhoods,
+    from_places,
+    into_places,
+    neighbourhoods,
+    sum_at_centres,
+)
 
 CUTOFF = 3.0
 SMALL = np.array([[2.6, 0.0, 0.0], [0.9, 3.4, 0.0], [-0.4, 0.8, 4.0]])
@@ -122,16 +128,30 @@ def test_places_and_sums(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_fixed_places_hold_the_same_triplets(case):
-    """Rows longer than needed, also where all atoms have as many edges; NaN where they are too short."""
+    """Rows longer than needed, and places of the list that hold no pair."""
     n_atoms, index, _ = pairs_of(case)
     plain = neighbourhoods(index, n_atoms, FLOAT64)
     most = plain[8].size(2)
-    longer = neighbourhoods(index, n_atoms, FLOAT64, most + 2)
-    assert longer[8].shape == (n_atoms, most + 2, most + 2)
-    assert longer[8].sum() == plain[8].expand(n_atoms, -1, -1).sum()
-    for one, other in zip(plain[:4], longer[:4], strict=True):
-        np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(longer[4][longer[5]], np.arange(2 * index.size(1)))
-    np.testing.assert_array_equal(longer[7], longer[5][longer[6]])
+    n_pairs = index.size(1)
+    padded = torch.cat([index, torch.arange(5).remainder(n_atoms).expand(2, -1)], dim=1)
+    filled = torch.arange(n_pairs + 5) < n_pairs
+    longer, full = fixed_neighbourhoods(padded, filled, n_atoms, FLOAT64, most + 2)
+    centre, neighbour, pair, sign, places, slots, opposite, reverse, apart = longer
+    assert not full
+    assert apart.shape == (n_atoms, most + 2, most + 2)
+    assert apart.sum() == plain[8].expand(n_atoms, -1, -1).sum()
+    exists = filled.repeat(2)
+
+    def edges(tensors, kept):
+        return sorted(zip(*(tensor[kept].flatten().tolist() for tensor in tensors), strict=True))
+
+    everything = torch.ones_like(plain[0], dtype=torch.bool)
+    assert edges(longer[:4], exists) == edges(plain[:4], everything)
+    np.testing.assert_array_equal(places[slots][exists], torch.arange(len(centre))[exists])
+    np.testing.assert_array_equal(centre[exists], slots[exists] // (most + 2))
+    np.testing.assert_array_equal(centre[opposite], neighbour)
+    np.testing.assert_array_equal(pair[opposite], pair)
+    np.testing.assert_array_equal(sign[opposite], -sign)
+    np.testing.assert_array_equal(reverse, slots[opposite])
     if most > 1:
-        assert torch.isnan(neighbourhoods(index, n_atoms, FLOAT64, most - 1)[8]).all()
+        assert fixed_neighbourhoods(padded, filled, n_atoms, FLOAT64, most - 1)[1]
