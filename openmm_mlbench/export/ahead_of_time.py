@@ -273,9 +273,9 @@ def specialise_periodic(
             positions * model.angstrom_per_nm, box * model.angstrom_per_nm, model.cutoff, plan
         )
         topology, crowded = model.network.fixed_topology(
-            model.atomic_numbers, pairs.index, pairs.filled, lengths
+            model.atomic_numbers, pairs.pair_index, pairs.filled, lengths
         )
-        energy, forces = model.evaluate(pairs.vectors, pairs.index, topology)
+        energy, forces = model.evaluate(pairs.pair_vectors, pairs.pair_index, topology)
         # Also where an atom has no pairs that could carry the NaN.
         full = pairs.full | crowded
         lost = torch.full_like(energy, float("nan"))

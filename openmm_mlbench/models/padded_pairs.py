@@ -52,14 +52,14 @@ class PaddedPairs(NamedTuple):
     """A half list of fixed length.
 
     Attributes:
-        index: (2, capacity), atoms i and j; in empty places some atom twice.
-        vectors: (capacity, 3), A; in empty places longer than the cutoff; all NaN if ``full``.
+        pair_index: (2, capacity), atoms i and j; in empty places some atom twice.
+        pair_vectors: (capacity, 3), A; in empty places longer than the cutoff; all NaN if ``full``.
         filled: (capacity,), whether the place holds a pair.
         full: whether pairs could be missing, a scalar.
     """
 
-    index: Tensor
-    vectors: Tensor
+    pair_index: Tensor
+    pair_vectors: Tensor
     filled: Tensor
     full: Tensor
 

@@ -23,12 +23,12 @@ def padded(positions, cell, plan):
 def assert_the_pairs_of(pairs, positions, cell):
     """Those of the search without fixed lengths, and nothing that is within the cutoff beside them."""
     wanted = full_list(*periodic_pairs(torch.as_tensor(positions), torch.as_tensor(cell), CUTOFF))
-    found = full_list(pairs.index[:, pairs.filled], pairs.vectors[pairs.filled])
+    found = full_list(pairs.pair_index[:, pairs.filled], pairs.pair_vectors[pairs.filled])
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, atol=1e-9)
     assert not pairs.full
-    assert int(pairs.index.max()) < len(positions)
-    assert (torch.linalg.vector_norm(pairs.vectors[~pairs.filled], dim=1) > CUTOFF).all()
+    assert int(pairs.pair_index.max()) < len(positions)
+    assert (torch.linalg.vector_norm(pairs.pair_vectors[~pairs.filled], dim=1) > CUTOFF).all()
     return len(wanted)
 
 
@@ -38,11 +38,11 @@ def test_200_random_cells():
         wanted = ase_list(positions, cell)
         for binned in (False, True):
             pairs = padded(positions, cell, planned(positions, cell, binned=binned))
-            found = full_list(pairs.index[:, pairs.filled], pairs.vectors[pairs.filled])
+            found = full_list(pairs.pair_index[:, pairs.filled], pairs.pair_vectors[pairs.filled])
             assert found.shape == wanted.shape
             np.testing.assert_allclose(found, wanted, atol=1e-9)
             assert not pairs.full
-            assert int(pairs.index.max()) < len(positions)
+            assert int(pairs.pair_index.max()) < len(positions)
 
 
 @SEARCHES
@@ -55,7 +55,7 @@ def test_one_plan_serves_other_configurations(binned):
         moved = positions + np.random.default_rng(seed).normal(scale=0.3, size=positions.shape)
         squeezed = cell * (1 - 0.005 * seed)
         pairs = padded(moved, squeezed, plan)
-        sizes.add((pairs.index.shape, assert_the_pairs_of(pairs, moved, squeezed)))
+        sizes.add((pairs.pair_index.shape, assert_the_pairs_of(pairs, moved, squeezed)))
     assert len({shape for shape, _ in sizes}) == 1
     assert len(sizes) > 1
 
@@ -72,7 +72,7 @@ def test_a_full_list_is_not_a_shorter_one(binned):
     assert_the_pairs_of(exact, positions, cell)
     short = padded(positions, cell, plan._replace(capacity=n_pairs - 1))
     assert short.full
-    assert torch.isnan(short.vectors).all()
+    assert torch.isnan(short.pair_vectors).all()
 
 
 def test_a_full_bin_says_so():
@@ -87,7 +87,7 @@ def test_a_full_bin_says_so():
     assert_the_pairs_of(padded(positions, cell, plan._replace(bin_places=2)), positions, cell)
     crowded = padded(positions, cell, plan._replace(bin_places=1))
     assert crowded.full
-    assert torch.isnan(crowded.vectors).all()
+    assert torch.isnan(crowded.pair_vectors).all()
 
 
 def test_a_cell_that_shrank_too_far_says_so():
@@ -96,8 +96,8 @@ def test_a_cell_that_shrank_too_far_says_so():
     positions = scattered(cell, 5, 2)
     plan = planned(positions, cell, room=50, shrink=0.97, binned=False)
     assert len(plan.offsets) == 1
-    assert torch.isfinite(padded(positions, 0.97 * cell, plan).vectors).all()
-    assert torch.isnan(padded(positions, 0.94 * cell, plan).vectors).all()
+    assert torch.isfinite(padded(positions, 0.97 * cell, plan).pair_vectors).all()
+    assert torch.isnan(padded(positions, 0.94 * cell, plan).pair_vectors).all()
 
 
 def test_bins_that_became_narrower_than_the_cutoff_say_so():
@@ -106,7 +106,7 @@ def test_bins_that_became_narrower_than_the_cutoff_say_so():
     plan = planned(positions, cell, room=50, shrink=0.97, binned=True)
     assert plan.n_bins.tolist() == [3, 3, 3]
     assert_the_pairs_of(padded(0.97 * positions, 0.97 * cell, plan), 0.97 * positions, 0.97 * cell)
-    assert torch.isnan(padded(0.96 * positions, 0.96 * cell, plan).vectors).all()
+    assert torch.isnan(padded(0.96 * positions, 0.96 * cell, plan).pair_vectors).all()
 
 
 def test_many_atoms_are_put_into_bins():
@@ -126,8 +126,8 @@ def test_an_atom_at_nan_harms_nothing(binned):
     plan = planned(positions, cell, binned=binned)
     positions[4] = np.nan
     pairs = padded(positions, cell, plan)
-    assert int(pairs.index.max()) < 20
-    assert not (pairs.index[:, pairs.filled] == 4).any()
+    assert int(pairs.pair_index.max()) < 20
+    assert not (pairs.pair_index[:, pairs.filled] == 4).any()
 
 
 @SEARCHES
