@@ -4,6 +4,7 @@ from openmm_mlbench import Potential
 system = Potential.load("ethanol/schnet").create_system(topology)
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openmm
 import torch
+from numpy.typing import NDArray
 from openmm import app, unit
 
 from openmm_mlbench.errors import PotentialError
 from openmm_mlbench.export.ahead_of_time import specialise
 from openmm_mlbench.export.archive import Archive, find_archive
+from openmm_mlbench.export.block_diagonal import script_copies, trace_copies
 from openmm_mlbench.export.card import Card, Origin
+from openmm_mlbench.forces.copies import Copies, Evaluate
 from openmm_mlbench.forces.drivers import Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
@@ -220,13 +224,59 @@ class Potential:
             PotentialError: an element, the box or the constraints do not fit the model.
         """
         constrained = self.constraints(topology, constraints)
+        system = self._particles(topology)
+        if hydrogenMass is not None:
+            _move_mass_to_hydrogens(system, topology, hydrogenMass)
+        for i, j, length_A in constrained:
+            system.addConstraint(i, j, length_A * NM_PER_ANGSTROM)
+        self.add_to(system, topology, driver=driver, evaluation=evaluation)
+        if removeCMMotion:
+            system.addForce(openmm.CMMotionRemover())
+        return system
+
+    def create_copies(self, topology: app.Topology, n_copies: int) -> Copies:
+        """Several replicas of the molecule or box as one System and one evaluation of the network.
+
+        Args:
+            topology: of one replica; a box is one that all replicas share.
+            n_copies: how many.
+
+        Raises:
+            PotentialError: an imported model, one that wants constraints, or what :meth:`create_system` raises.
+        """
+        if self.card.origin is not None:
+            raise PotentialError(
+                f"{self.id} was imported from {self.card.origin.kind}, and its module takes one molecule or box at a time"
+            )
+        self.constraints(topology, None)
+        system = self._particles(topology, n_copies)
+        atomic_numbers = [atom.element.atomic_number for atom in topology.atoms()]
+        self._check_species(atomic_numbers)
+        model = self.archive.load_eager()
+        model.atomic_numbers = torch.tensor(atomic_numbers, dtype=torch.long)
+        periodic = topology.getPeriodicBoxVectors() is not None
+        n_atoms = len(atomic_numbers)
+        masses = torch.tensor([system.getParticleMass(i)._value for i in range(n_atoms)])  # noqa: SLF001
+        if not periodic and 1 < n_atoms <= ALL_PAIRS_LIMIT:
+            module = trace_copies(model, _spread_positions(n_atoms), n_copies, masses)
+        else:
+            module = script_copies(model, n_copies, masses)
+        driver, _ = choose_driver(self.driver)
+        force = make_force(module, periodic=periodic, driver=driver)
+        force.setName(f"openmm-mlbench {self.id}, {n_copies} copies")
+        system.addForce(force)
+        return Copies(system=system, n_copies=n_copies, evaluate=_evaluation_by_copy(module, n_copies))
+
+    def _particles(self, topology: app.Topology, n_copies: int = 1) -> openmm.System:
+        """A System with the masses of the topology's atoms, as often as asked for, and its box."""
         system = openmm.System()
-        for atom in topology.atoms():
-            if atom.element is None:
-                raise PotentialError(
-                    f"atom {atom.index} ({atom.name}) has no element; give the topology real elements"
-                )
-            system.addParticle(atom.element.mass)
+        for _ in range(n_copies):
+            for atom in topology.atoms():
+                if atom.element is None:
+                    raise PotentialError(
+                        f"atom {atom.index} ({atom.name}) has no element; give the topology real elements"
+                    )
+                system.addParticle(atom.element.mass)
         box = topology.getPeriodicBoxVectors()
         if box is not None:
             self.check_box(box)
@@ -236,13 +286,6 @@ class Potential:
                 raise PotentialError(
                     f"OpenMM refuses the box ({error}); rotate box and positions so that the box is reduced"
                 ) from error
-        if hydrogenMass is not None:
-            _move_mass_to_hydrogens(system, topology, hydrogenMass)
-        for i, j, length_A in constrained:
-            system.addConstraint(i, j, length_A * NM_PER_ANGSTROM)
-        self.add_to(system, topology, driver=driver, evaluation=evaluation)
-        if removeCMMotion:
-            system.addForce(openmm.CMMotionRemover())
         return system
 
     def as_ase_calculator(self) -> "Calculator":
@@ -351,6 +394,22 @@ class Potential:
                 f"{self.id} was trained with rigid bonds to hydrogen, but {len(free)} of them are free in this System (first: "
                 f"its atoms {i} and {j}); add the constraints, card.trained_on.constraint_bonds has atoms and lengths in A"
             )
+
+
+def _evaluation_by_copy(module: torch.jit.ScriptModule, n_copies: int) -> Evaluate:
+    """Energies and forces of each copy, on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        module = copy.deepcopy(module).to(device)
+
+    def evaluate(
+        positions_nm: NDArray[np.float64], box_nm: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        box = None if box_nm is None else torch.from_numpy(box_nm).to(device)
+        energies, forces = module.by_copy(torch.from_numpy(positions_nm).reshape(-1, 3).to(device), box)
+        return energies.cpu().numpy(), forces.cpu().numpy().reshape(n_copies, -1, 3)
+
+    return evaluate
 
 
 def _spread_positions(n_atoms: int) -> torch.Tensor:
