@@ -166,11 +166,18 @@ def trace_without_autograd(
         function: of tensors of fixed shapes.
         example: tensors to trace with.
     """
-    with torch.enable_grad():
-        traced = make_fx(function, decomposition_table=_decompositions(model))(*example)
-    graph_module = _treated(traced)
+    graph_module = graph_without_autograd(model, function, example)
     with torch.no_grad():
         return torch.jit.trace(graph_module, example, check_trace=False)
+
+
+def graph_without_autograd(
+    model: ExportedModel, function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
+) -> fx.GraphModule:
+    """The same before it becomes TorchScript."""
+    with torch.enable_grad():
+        traced = make_fx(function, decomposition_table=_decompositions(model))(*example)
+    return _treated(traced)
 
 
 class _Specialised(nn.Module):
@@ -205,6 +212,14 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
     Returns:
         A module with ``forward(positions)`` of the same contract as the model's.
     """
+    example = positions_nm.detach().to(torch.float64)
+    core = trace_without_autograd(model, function_of_molecule(model), (example,))
+    with torch.no_grad():
+        return torch.jit.script(_Specialised(core, model.atoms))
+
+
+def function_of_molecule(model: ExportedModel) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Positions (n_selected, 3), nm, to energy and forces, with all pairs and nothing else."""
     index = all_pairs(model.atomic_numbers.size(0), model.atomic_numbers.device)
     topology = model.network.topology(model.atomic_numbers, index)
 
@@ -213,10 +228,7 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
         vectors = scaled.index_select(0, index[1]) - scaled.index_select(0, index[0])
         return model.evaluate(vectors, index, topology)
 
-    example = positions_nm.detach().to(torch.float64)
-    core = trace_without_autograd(model, energy_and_forces, (example,))
-    with torch.no_grad():
-        return torch.jit.script(_Specialised(core, model.atoms))
+    return energy_and_forces
 
 
 class _SpecialisedPeriodic(nn.Module):
