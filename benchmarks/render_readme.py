@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import render_speed
+
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 MISSING = "\N{EN DASH}"
@@ -108,25 +110,6 @@ def stability(run: Record) -> str:
     return of_result(run["results"].get("stability"), 0) + f" ({n - broke} of {n} unbroken)"
 
 
-def speed_table(record: Record) -> str:
-    variants = {
-        "module, autograd": "Module alone, autograd",
-        "module, ahead-of-time": "Module alone, ahead of time",
-        "OpenMM, autograd": "OpenMM, autograd",
-        "OpenMM, ahead-of-time": "OpenMM, ahead of time",
-        "ASE": "ASE loop",
-    }
-    rows = [
-        [f"`{model['id']}`"]
-        + [
-            f"{1e6 / times['wall_us_min']:,.0f} ({1e6 / times['wall_us_median']:,.0f})"
-            for times in (model["variants"][name] for name in variants)
-        ]
-        for model in record["models"]
-    ]
-    return table(["Calls or steps per second", *variants.values()], rows)
-
-
 def peers_table(record: Record) -> str:
     rows = []
     for entry in record["comparisons"].values():
@@ -171,15 +154,21 @@ def learning_table(record: Record) -> str:
 TABLES: dict[str, Callable[[Record], str]] = {
     "training": training_table,
     "simulation": simulation_table,
-    "speed": speed_table,
+    "speed": render_speed.short_table,
+    "speed-loops": render_speed.loops_table,
+    "speed-targets": render_speed.targets_table,
     "peers": peers_table,
     "learning": learning_table,
 }
 
 
+# Tables of a file of another name.
+FILES = {"speed-loops": "speed", "speed-targets": "speed"}
+
+
 def render(name: str, results: Path) -> str:
     """Table and origin of a file of results; says so where it has not been measured."""
-    path = results / f"{name}.json"
+    path = results / f"{FILES.get(name, name)}.json"
     if not path.is_file():
         return "*Not measured yet.*\n"
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -187,7 +176,7 @@ def render(name: str, results: Path) -> str:
         "-dirty" if str(record["commit"]).endswith("-dirty") else ""
     )
     origin = f"`{record['command']}`, commit {commit}, {record['date']}, {record['machine']}"
-    return f"{TABLES[name](record)}\n<sub>{origin}; numbers: `benchmarks/results/{name}.json`</sub>\n"
+    return f"{TABLES[name](record)}\n<sub>{origin}; numbers: `benchmarks/results/{path.name}`</sub>\n"
 
 
 def render_all(text: str, results: Path) -> str:
@@ -201,7 +190,10 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     parser.add_argument(
-        "--pages", type=Path, nargs="+", default=[ROOT / "README.md", ROOT / "docs" / "models.md"]
+        "--pages",
+        type=Path,
+        nargs="+",
+        default=[ROOT / "README.md", *(ROOT / "docs" / name for name in ("models.md", "speed.md"))],
     )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()

@@ -12,24 +12,34 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "render_readme.py"
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TIMES = {"wall_us_min": 500.0, "wall_us_median": 800.0}
+TIMES = {"wall_us_min": 500.0, "wall_us_median": 800.0, "process_us_min": 400.0}
+ENTRY = {
+    "model": "ethanol/schnet",
+    "system": "ethanol",
+    "n_atoms": 9,
+    "weights": "trained",
+    "platform": "Reference",
+    "variants": dict.fromkeys(
+        ["network", "torchforce", "torchforce, autograd", "pythonforce", "ase", "engine"], TIMES
+    ),
+    "operators": {"executed": 212},
+    "batching": {"gain": None, "reason": "not tried"},
+    "derived": {
+        "steps_per_second": 2000.0,
+        "engine_us": 41.0,
+        "engine_fraction": 0.01,
+        "busy": 1.6,
+        "gain_over_autograd": 1.9,
+        "gain_over_ase": 1.4,
+        "gain_of_pythonforce": 1.0,
+    },
+}
 SPEED = {
     "command": "python benchmarks/speed.py",
     "commit": "0123456789abcdef-dirty",
     "date": "2026-01-02",
     "machine": "a machine",
-    "models": [
-        {
-            "id": "ethanol/schnet",
-            "variants": dict.fromkeys(
-                [
-                    *("module, autograd", "module, ahead-of-time"),
-                    *("OpenMM, autograd", "OpenMM, ahead-of-time", "ASE"),
-                ],
-                TIMES,
-            ),
-        }
-    ],
+    "entries": [ENTRY, {**ENTRY, "model": "schnet", "weights": "fresh"}],
 }
 
 
@@ -61,13 +71,32 @@ def test_a_changed_number_is_found(tmp_path):
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("<!-- /table -->\nafter\n")
-    assert "| `ethanol/schnet` | 2,000 (1,250) |" in text
+    assert "| `ethanol/schnet` | 400 | 400 |" in text
+    assert "| 2,000 |" in text
+    # Fresh weights are no model of anybody's.
+    assert "`schnet`" not in text
     assert "commit 0123456789ab-dirty, 2026-01-02, a machine" in text
     assert render("--check", *places).returncode == 0
     readme.write_text(text.replace("2,000", "2,001", 1))
     answer = render("--check", *places)
     assert answer.returncode == 1
     assert "make readme" in answer.stderr
+
+
+def test_targets_are_met_or_not_or_not_measured(tmp_path):
+    (tmp_path / "speed.json").write_text(json.dumps(SPEED))
+    page = tmp_path / "speed.md"
+    page.write_text(
+        "<!-- table: speed-targets -->\n<!-- /table -->\n<!-- table: speed-loops -->\n<!-- /table -->\n"
+    )
+    assert render("--pages", page, "--results", tmp_path).returncode == 0
+    rows = page.read_text().splitlines()
+    assert "| Engine per step on Reference, us (largest of all) | at most 40 | 41.00 | **no** |" in rows
+    assert "| schnet, ethanol: over the ASE loop | at least 1.5 | 1.40 | **no** |" in rows
+    assert "| schnet, ethanol: over scripted autograd | at least 1.5 | 1.90 | yes |" in rows
+    assert "| schnet, ethanol: 5 replicas over one | at least 2 | not measured |  |" in rows
+    assert "| GPU: schnet, aspirin: steps per second | at least 2000 | not measured |  |" in rows
+    assert any(row.startswith("| `schnet` | ethanol (9) | Reference | 400 |") for row in rows)
 
 
 PEERS = {

@@ -1,0 +1,182 @@
+"""The tables of docs/speed.md, and that of README.md, from benchmarks/results/speed*.json and scaling.json.
+
+Microseconds are least process time where a processor ran, which other programs disturb less than wall
+time, and least wall time where a GPU ran; steps per second are wall time.
+"""
+
+from typing import Any
+
+Record = dict[str, Any]
+MISSING = "\N{EN DASH}"
+NOT_MEASURED = "not measured"
+ON_GPU = ("CUDA", "OpenCL", "HIP")
+
+
+def table(heads: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """A Markdown table; the first columns stand left, numbers right."""
+    lines = [heads, ["---"] * left + ["---:"] * (len(heads) - left), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def us_of(entry: Record, variant: str) -> float | None:
+    """Least time of a step, us."""
+    timing = entry["variants"].get(variant)
+    if timing is None:
+        return None
+    return timing["wall_us_min" if entry["platform"] in ON_GPU else "process_us_min"]
+
+
+def us(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if value < 1e5 else f"{value / 1000:,.0f} ms"
+
+
+def plain(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def steps(value: float | None) -> str:
+    return plain(value, 0 if (value or 0.0) >= 20 else 2)
+
+
+def short_table(record: Record) -> str:
+    """Trained models in README.md."""
+    rows = [
+        [
+            f"`{entry['model']}`",
+            *(us(us_of(entry, name)) for name in ("network", "torchforce", "torchforce, autograd")),
+            *(us(us_of(entry, name)) for name in ("pythonforce", "ase", "engine")),
+            steps(entry["derived"]["steps_per_second"]),
+        ]
+        for entry in record["entries"]
+        if entry["weights"] == "trained" and entry["system"] == "ethanol"
+    ]
+    heads = [
+        *("Microseconds", "Network alone", "OpenMM, TorchForce", "The same, autograd", "OpenMM, PythonForce"),
+        *("ASE loop", "Engine alone", "Steps/s, wall time"),
+    ]
+    return table(heads, rows)
+
+
+def loops_table(record: Record) -> str:
+    """Every entry, with what is derived."""
+    rows = [
+        [
+            f"`{entry['model']}`",
+            f"{entry['system']} ({entry['n_atoms']})",
+            entry["platform"],
+            *(us(us_of(entry, name)) for name in ("network", "torchforce", "pythonforce", "ase")),
+            us(us_of(entry, "openmm-ml")),
+            plain(entry["derived"]["engine_us"], 0),
+            plain(100 * (entry["derived"]["engine_fraction"] or 0.0), 2) + " %",
+            plain(entry["derived"]["gain_over_autograd"]),
+            plain(entry["derived"]["gain_over_ase"]),
+            plain(entry["batching"]["gain"]),
+            f"{entry['operators']['executed']}",
+            steps(entry["derived"]["steps_per_second"]),
+            plain(entry["derived"]["busy"]),
+        ]
+        for entry in record["entries"]
+    ]
+    heads = [
+        *("Model", "System (atoms)", "Platform", "Network, us", "TorchForce", "PythonForce", "ASE"),
+        *("OpenMM-ML", "Engine", "Of the step", "Over autograd", "Over ASE", "5 replicas", "Operations"),
+        *("Steps/s, wall", "Busy"),
+    ]
+    return table(heads, rows, left=3)
+
+
+def _find(record: Record, gpu: bool, **wanted: Any) -> Record | None:
+    found = [
+        entry
+        for entry in record["entries"]
+        if (entry["platform"] in ON_GPU) == gpu
+        and all(entry[name] == value for name, value in wanted.items())
+    ]
+    return found[-1] if found else None
+
+
+# Steps per second on one modern GPU.
+GPU_SPEEDS = {
+    ("schnet", "aspirin"): 2000,
+    ("deeppot-se", "aspirin"): 2000,
+    ("forcenet", "aspirin"): 2000,
+    ("gemnet-dt", "aspirin"): 600,
+    ("gemnet-t", "aspirin"): 300,
+    ("dimenet", "aspirin"): 250,
+    ("nequip", "aspirin"): 400,
+    ("schnet", "water"): 800,
+    ("nequip", "water"): 100,
+}
+
+
+def _row(
+    target: str, wanted: float, found: float | None, *, most: bool = False, digits: int = 2
+) -> list[str]:
+    if found is None:
+        return [target, f"{'at most' if most else 'at least'} {wanted:g}", NOT_MEASURED, ""]
+    fine = found <= wanted if most else found >= wanted
+    return [
+        target,
+        f"{'at most' if most else 'at least'} {wanted:g}",
+        f"{found:,.{digits}f}",
+        "yes" if fine else "**no**",
+    ]
+
+
+def targets_table(record: Record) -> str:
+    """Every target with the value of this record; fresh networks at the paper's sizes."""
+    cpu = [entry for entry in record["entries"] if entry["platform"] not in ON_GPU]
+    reference = [entry for entry in cpu if entry["platform"] == "Reference"]
+    engines = [e["derived"]["engine_us"] for e in reference if e["derived"]["engine_us"] is not None]
+    slow = [
+        e["derived"]["engine_fraction"]
+        for e in reference
+        if (us_of(e, "torchforce") or 0.0) >= 1000 and e["derived"]["engine_fraction"] is not None
+    ]
+    rows = [
+        _row("Engine per step on Reference, us (largest of all)", 40, max(engines, default=None), most=True),
+        _row(
+            "Engine, % of the step where that takes 1 ms or more (largest)",
+            5,
+            100 * max(slow) if slow else None,
+            most=True,
+        ),
+    ]
+    names = list(dict.fromkeys(model for model, _ in GPU_SPEEDS))
+    for model in names:
+        one = _find(record, False, model=model, system="ethanol", weights="fresh") or {}
+        derived = one.get("derived", {})
+        rows += [
+            _row(f"{model}, ethanol: over the ASE loop", 1.5, derived.get("gain_over_ase")),
+            _row(f"{model}, ethanol: 5 replicas over one", 2, one.get("batching", {}).get("gain")),
+            _row(f"{model}, ethanol: PythonForce over TorchForce", 1.3, derived.get("gain_of_pythonforce")),
+        ]
+        # Direct networks have no gradient to trace.
+        if model not in ("forcenet", "gemnet-dt"):
+            rows.append(
+                _row(f"{model}, ethanol: over scripted autograd", 1.5, derived.get("gain_over_autograd"))
+            )
+    one = _find(record, False, model="schnet", system="water", weights="fresh") or {}
+    rows.append(
+        _row("schnet, water: over scripted autograd", 1.5, one.get("derived", {}).get("gain_over_autograd"))
+    )
+    for (model, system), wanted in GPU_SPEEDS.items():
+        found = _find(record, True, model=model, system=system, weights="fresh")
+        speed = None if found is None else found["derived"]["steps_per_second"]
+        rows.append(_row(f"GPU: {model}, {system}: steps per second", wanted, speed, digits=0))
+    gpu = [entry for entry in record["entries"] if entry["platform"] in ON_GPU]
+    rows.append(
+        _row(
+            "GPU: engine per step, us",
+            200,
+            max((e["derived"]["engine_us"] for e in gpu if e["derived"]["engine_us"]), default=None),
+            most=True,
+        )
+    )
+    gains = [
+        e["batching"]["gain"] for e in gpu if e["system"] in ("ethanol", "aspirin") and e["batching"]["gain"]
+    ]
+    rows.append(_row("GPU: 5 replicas of a molecule over one", 4, min(gains, default=None)))
+    return table(["Target", "Wanted", "Measured", "Met"], rows, left=2)

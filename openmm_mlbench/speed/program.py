@@ -1,0 +1,155 @@
+"""The speed program: measures models on systems, and derives what a reader asks for."""
+
+import os
+import platform as host
+import tempfile
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmm_mlbench.files import read_json
+from openmm_mlbench.speed.cases import make_case
+from openmm_mlbench.speed.clocks import Timing, take_turns
+from openmm_mlbench.speed.operators import computing, count_operators, data_dependent
+from openmm_mlbench.speed.variants import Windows
+
+PACKAGES = ("openmm", "openmmtorch", "openmmml", "torch", "ase", "numpy")
+Note = Callable[[str], None]
+Record = dict[str, Any]
+
+
+def machine() -> Record:
+    """Processor, GPU, threads and versions; no names of hosts or users."""
+    model = host.processor() or host.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": host.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def measure(
+    model: str,
+    system: str | None = None,
+    *,
+    seconds: float = 20.0,
+    window_s: float = 0.1,
+    platform: str = "auto",
+    threads: int = 1,
+    original: Path | None = None,
+    note: Note = lambda _: None,
+) -> Record:
+    """One entry: a model on a system.
+
+    Args:
+        model: id of a shipped model, path, or architecture, which gets fresh weights at the paper's size.
+        system: see :data:`openmm_mlbench.speed.cases.SYSTEMS`; the model's own if None.
+        seconds: of the timed part, unless three rounds take longer.
+        window_s: length of a window.
+        platform: of OpenMM.
+        threads: of torch and of the CPU platform.
+        original: of an imported model, the file that OpenMM-ML shall read.
+        note: hears of the progress.
+
+    Raises:
+        MLBenchError: the model, system or platform is not there.
+    """
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        case = make_case(model, system, Path(folder))
+        windows = Windows(case, platform=platform, threads=threads, original=original, note=note)
+        timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
+        counts = count_operators(windows.call)
+    return {
+        "model": model,
+        "architecture": case.potential.card.model,
+        "system": case.system,
+        "n_atoms": len(case.positions_nm),
+        "weights": case.weights,
+        "n_parameters": case.potential.card.n_parameters,
+        "hyperparameters": case.potential.card.hyperparameters,
+        "platform": windows.platform,
+        "properties": windows.properties,
+        "device": "cpu" if windows.device.type == "cpu" else torch.cuda.get_device_name(),
+        "timestep_fs": case.timestep_fs,
+        "threads": threads,
+        "variants": {name: timing.as_dict() for name, timing in timings.items()},
+        "missing": windows.missing,
+        "operators": {
+            "executed": sum(counts.values()),
+            "computing": computing(counts),
+            "data_dependent": data_dependent(counts),
+        },
+        "batching": {"gain": None, "reason": "replica batching was not measured"},
+        "derived": derive(timings, on_gpu=windows.device.type == "cuda"),
+    }
+
+
+def derive(timings: dict[str, Timing], *, on_gpu: bool = False) -> Record:
+    """Overheads and ratios; None where a variant is missing.
+
+    On a processor from the least process time, which other programs disturb less; on a GPU from wall time.
+    ``engine_us`` is a step on a module that computes nothing.  The difference between a step and a call of
+    the network from Python stands beside it: of slow models it is a small difference of large numbers.
+    """
+    us = {name: t.wall_us_min if on_gpu else t.process_us_min for name, t in timings.items()}
+    step = us.get("torchforce")
+
+    def ratio(slow: str, fast: str) -> float | None:
+        return round(us[slow] / us[fast], 3) if slow in us and fast in us else None
+
+    engine = us.get("engine")
+    difference = us["torchforce"] - us["network"] if "torchforce" in us and "network" in us else None
+    wall = timings["torchforce"].wall_us_min if "torchforce" in timings else None
+    return {
+        "steps_per_second": None if wall is None else round(1e6 / wall, 2),
+        "engine_us": None if engine is None else round(engine, 2),
+        "engine_fraction": None if engine is None or step is None else round(engine / step, 5),
+        "step_minus_network_us": None if difference is None else round(difference, 2),
+        "gain_over_autograd": ratio("torchforce, autograd", "torchforce"),
+        "gain_over_ase": ratio("ase", "torchforce"),
+        "gain_of_pythonforce": ratio("torchforce", "pythonforce"),
+        "gain_over_openmm_ml": ratio("openmm-ml", "torchforce"),
+        # Above 1: something else ran.
+        "busy": None if wall is None else round(timings["torchforce"].wall_us_median / wall, 3),
+    }
+
+
+def key_of(entry: Record) -> tuple[Any, ...]:
+    """What makes two entries measurements of one thing."""
+    return tuple(entry[name] for name in ("model", "system", "weights", "platform", "device", "threads"))
+
+
+def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+    """Entries in which each new one has taken the place of an old one of the same thing."""
+    merged = {key_of(entry): entry for entry in old}
+    merged.update({key_of(entry): entry for entry in new})
+    return list(merged.values())
+
+
+def read_entries(path: Path) -> list[Record]:
+    """Entries of an earlier record, none where there is no file."""
+    return list(read_json(path)["entries"]) if path.is_file() else []
+
+
+def read_scaling(path: Path) -> Record | None:
+    """What the scaling program recorded, or None."""
+    return dict(read_json(path)) if path.is_file() else None

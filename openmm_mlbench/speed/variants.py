@@ -1,0 +1,215 @@
+"""Every loop that can drive a model, as windows to be timed."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openmm_mlbench.errors import MLBenchError
+from openmm_mlbench.forces.drivers import make_force
+from openmm_mlbench.simulation.platforms import choose_platform, create_context
+from openmm_mlbench.speed.cases import Case
+from openmm_mlbench.speed.clocks import Window
+from openmm_mlbench.units import NM_PER_ANGSTROM
+
+# What each variant is, in the order of tables.
+VARIANTS = {
+    "network": "the exported module by itself, pair search included",
+    "network, autograd": "the same evaluated by run-time autograd on searched lists",
+    "torchforce": "a step of OpenMM, TorchForce",
+    "torchforce, autograd": "the same evaluated by run-time autograd on searched lists",
+    "pythonforce": "a step of OpenMM, PythonForce: the second driver",
+    "ase": "a step of ASE's velocity Verlet with the same weights",
+    "openmm-ml": "a step of a System that OpenMM-ML makes",
+    "engine": "a step of OpenMM, TorchForce on a module that computes nothing",
+}
+
+
+class _Nothing(nn.Module):
+    """Zero energy and forces: what is left of a step is the engine."""
+
+    def forward(
+        self,
+        positions: Tensor,
+        box_vectors: Tensor | None = None,  # noqa: ARG002 - handed over in a box
+    ) -> tuple[Tensor, Tensor]:
+        """The contract of every exported module."""
+        energy = torch.zeros((), dtype=torch.float64, device=positions.device)
+        return energy, torch.zeros_like(positions.detach())
+
+
+class Windows:
+    """Windows of one case on one platform, and why some are missing.
+
+    Args:
+        case: the model on its system.
+        platform: of OpenMM, or ``auto``.
+        threads: of the CPU platform.
+        original: of an imported model, the file that OpenMM-ML shall read.
+        note: hears what is being prepared.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        *,
+        platform: str = "auto",
+        threads: int = 1,
+        original: Path | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.case = case
+        self.threads = threads
+        self.original = original
+        self.asked = platform
+        self.platform = ""
+        self.properties: dict[str, str] = {}
+        self.windows: dict[str, Window] = {}
+        self.missing: dict[str, str] = {}
+        self.module: torch.jit.ScriptModule | None = None
+        self.arguments: list[Tensor] = []
+        makers: dict[str, Callable[[], Window]] = {
+            "torchforce": lambda: self._steps(self._system("torchforce", "auto")),
+            "network": lambda: self._calls("auto"),
+            "torchforce, autograd": lambda: self._steps(self._system("torchforce", "autograd")),
+            "network, autograd": lambda: self._calls("autograd"),
+            "pythonforce": lambda: self._steps(self._system("pythonforce", "auto")),
+            "ase": self._ase,
+            "openmm-ml": lambda: self._steps(self._openmmml()),
+            "engine": lambda: self._steps(self._empty_system()),
+        }
+        for name, make in makers.items():
+            note(f"{case.model} on {case.system}: {name}")
+            try:
+                self.windows[name] = make()
+            except (MLBenchError, ImportError) as error:
+                # The main road has to be there.
+                if name == "torchforce":
+                    raise
+                self.missing[name] = " ".join(str(error).split())
+        self.windows = {name: self.windows[name] for name in VARIANTS if name in self.windows}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module runs on this platform."""
+        return torch.device("cuda" if self.platform == "CUDA" else "cpu")
+
+    def call(self) -> tuple[Tensor, Tensor]:
+        """One call of the exported module as it runs by default."""
+        assert self.module is not None
+        energy, forces = self.module(*self.arguments)
+        return energy, forces
+
+    def _calls(self, evaluation: str) -> Window:
+        case = self.case
+        script = case.potential.module(
+            case.atomic_numbers,
+            periodic=case.box_nm is not None,
+            evaluation=evaluation,
+            **_positions_for(case.potential.module, case),
+        )
+        # TorchForce freezes the module that it is given.
+        module = torch.jit.freeze(script.eval()).to(self.device)
+        # OpenMM's GPU platforms hand over single precision, Reference double with a gradient nobody reads.
+        on_gpu = self.device.type == "cuda"
+        where = torch.as_tensor(case.positions_nm, device=self.device)
+        arguments = [where.float() if on_gpu else where.requires_grad_()]
+        if case.box_nm is not None:
+            arguments.append(torch.as_tensor(case.box_nm, device=self.device).to(arguments[0].dtype))
+        if evaluation == "auto":
+            self.module, self.arguments = module, arguments
+
+        def run(n_steps: int) -> None:
+            for _ in range(n_steps):
+                energy, _ = module(*arguments)
+                # Waits for a GPU, as OpenMM does.
+                energy.item()
+
+        return Window(run)
+
+    def _system(self, driver: str, evaluation: str) -> Any:
+        case = self.case
+        return case.potential.create_system(
+            case.topology,
+            driver=driver,
+            evaluation=evaluation,
+            **_positions_for(case.potential.create_system, case),
+        )
+
+    def _empty_system(self) -> Any:
+        import openmm
+
+        system = openmm.System()
+        for atom in self.case.topology.atoms():
+            system.addParticle(atom.element.mass)
+        if self.case.box_nm is not None:
+            system.setDefaultPeriodicBoxVectors(*self.case.topology.getPeriodicBoxVectors())
+        module = torch.jit.script(_Nothing()).eval()
+        system.addForce(make_force(module, periodic=self.case.box_nm is not None, driver="torchforce"))
+        system.addForce(openmm.CMMotionRemover())
+        return system
+
+    def _openmmml(self) -> Any:
+        from openmmml import MLPotential
+
+        potential, topology = self.case.potential, self.case.topology
+        origin = potential.card.origin
+        if origin is None:
+            path = str(potential.archive.path)
+            return MLPotential("openmm-mlbench", model=path).createSystem(topology)
+        if origin.kind not in ("nequip", "mace"):
+            raise ImportError(f"OpenMM-ML reads no models of {origin.kind}")
+        if self.original is None:
+            raise ImportError(
+                f"give the {origin.kind} file itself (--original): OpenMM-ML cannot read an import"
+            )
+        return MLPotential(origin.kind, modelPath=str(self.original)).createSystem(topology)
+
+    def _steps(self, system: Any) -> Window:
+        import openmm
+        from openmm import unit
+
+        case = self.case
+        integrator = openmm.VerletIntegrator(case.timestep_fs * unit.femtosecond)
+        choice = choose_platform(self.asked, system, self.threads)
+        context = create_context(system, integrator, choice)
+        self.platform, self.properties = choice.name, dict(choice.properties)
+
+        def start() -> None:
+            context.setPositions(case.positions_nm)
+            context.setVelocities(case.velocities_nm_ps)
+
+        def run(n_steps: int) -> None:
+            integrator.step(n_steps)
+            # A GPU works on after step has returned.
+            context.getState(positions=True)
+
+        return Window(run, start)
+
+    def _ase(self) -> Window:
+        import ase
+        from ase import units
+        from ase.md.verlet import VelocityVerlet
+
+        case = self.case
+        cell = None if case.box_nm is None else case.box_nm / NM_PER_ANGSTROM
+        atoms = ase.Atoms(numbers=case.atomic_numbers, cell=cell, pbc=cell is not None)
+        atoms.calc = case.potential.as_ase_calculator()
+        dynamics = VelocityVerlet(atoms, timestep=case.timestep_fs * units.fs)
+
+        def start() -> None:
+            atoms.positions = case.positions_nm / NM_PER_ANGSTROM
+            atoms.set_velocities(case.velocities_nm_ps * units.nm / (1000.0 * units.fs))
+            # ASE wants the forces of the start state: one call more than there are steps.
+            atoms.get_forces()
+
+        return Window(dynamics.run, start)
+
+
+def _positions_for(function: Callable[..., Any], case: Case) -> dict[str, Any]:
+    """The start state where forms with fixed shapes are made from one."""
+    known = "positions" in inspect.signature(function).parameters
+    return {"positions": case.positions_nm} if known and case.box_nm is not None else {}

@@ -1,0 +1,60 @@
+"""The speed program on small models: every loop runs, and the numbers hang together."""
+
+import json
+
+import fresh_models
+import pytest
+
+from openmm_mlbench import cli
+from openmm_mlbench.errors import ModelError
+from openmm_mlbench.speed import cases
+from openmm_mlbench.speed.program import measure
+from openmm_mlbench.speed.variants import VARIANTS
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return fresh_models.write_archive(tmp_path_factory.mktemp("speed") / "tiny.pt")
+
+
+def test_a_molecule_in_every_loop(archive):
+    found = measure(str(archive), seconds=0.0, window_s=0.01, platform="Reference")
+    assert set(found["variants"]) == set(VARIANTS)
+    assert found["missing"] == {}
+    assert found["system"] == "ethanol"
+    assert found["weights"] == "trained"
+    us = {name: timing["process_us_min"] for name, timing in found["variants"].items()}
+    # What computes nothing is faster than what does, and a loop in Python slower than one without.
+    assert us["engine"] < 0.5 * us["torchforce"]
+    assert us["torchforce"] < us["ase"]
+    assert found["operators"]["executed"] > 20
+    assert found["operators"]["data_dependent"] == []
+
+
+def test_fresh_weights_in_a_box(monkeypatch):
+    monkeypatch.setitem(cases.PAPER_SIZES, ("schnet", "water"), fresh_models.TINY["schnet"])
+    found = measure("schnet", "water", seconds=0.0, window_s=0.01, platform="Reference")
+    assert found["n_atoms"] == 192
+    assert found["weights"] == "fresh"
+    assert {"network", "torchforce", "pythonforce", "ase", "openmm-ml", "engine"} <= set(found["variants"])
+
+
+def test_the_command_writes_numbers_and_a_figure(archive, tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["speed", str(archive), "--seconds", "0", "--platform", "Reference", "-o", str(out)])
+    assert not stop.value.code
+    printed = capsys.readouterr()
+    assert "TorchForce" in printed.out
+    assert "CUDA: not measured" in printed.err
+    record = json.loads(out.read_text())
+    assert record["machine"]["versions"]["openmm"]
+    assert record["entries"][0]["derived"]["steps_per_second"] > 0
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_there_is_refused(archive, tmp_path):
+    with pytest.raises(ModelError, match="'benzene' is not timed; use one of ethanol"):
+        measure(str(archive), "benzene", seconds=0.0)
+    with pytest.raises(ModelError, match="no-such-model"):
+        measure("no-such-model", seconds=0.0)
