@@ -730,6 +730,75 @@ def analyze(
 
 
 @app.command()
+def run(
+    campaign: Annotated[
+        Path, typer.Argument(help="YAML file: models, systems, seeds; see docs/campaigns.md.")
+    ],
+    out: OutOption,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Jobs at a time; as many as GPUs, or as cores where there are none, if not given."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to run on, as tcp://HOST:8786.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="Start a Dask cluster: slurm, or local for one on this machine.")
+    ] = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            help="Address that the started scheduler listens on; the usual one is for this machine."
+        ),
+    ] = "127.0.0.1",
+    dashboard_port: Annotated[
+        int, typer.Option(help="Of the started scheduler's dashboard; 0 takes a free one.")
+    ] = 8787,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Certificate of the authority, PEM; all three switch TLS on.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Own certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the matrix: what is done and what would run.")
+    ] = False,
+) -> None:
+    """Train, export, check, simulate, analyze and report a matrix of models, systems and seeds; exit code 1 if a job fails."""
+    from openmm_mlbench.campaign import display, runner
+
+    def show(schedule: Any) -> None:
+        _print_table(list(display.TABLE_COLUMNS), display.table_rows(schedule))
+        for columns, rows in (
+            (["collapsed", "after", "why"], display.collapse_rows(schedule)),
+            (["job", "state", "why", "log"], display.failure_rows(schedule)),
+        ):
+            if rows:
+                print()
+                _print_table(columns, rows)
+
+    network = None
+    if scheduler is not None or cluster is not None:
+        from openmm_mlbench.campaign.dask_backend import Network
+
+        network = Network(
+            listen=listen, dashboard_port=dashboard_port, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key
+        )
+    where = runner.Where(workers=workers, scheduler=scheduler, cluster=cluster, network=network)
+    if dry_run:
+        _, schedule = runner.plan_campaign(campaign, out)
+        show(schedule)
+        _say(display.estimate_text(schedule, workers or 1) or "nothing to simulate")
+        return
+    schedule = runner.run_campaign(campaign, out, where, say=_say)
+    show(schedule)
+    page = runner.report_path(schedule)
+    if page is not None:
+        print(page)
+    if not runner.is_complete(schedule):
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Analyzed run folders.")],
     out: OutOption = Path("report.html"),

@@ -47,3 +47,7 @@ class ReportError(MLBenchError):
 
 class DependencyError(MLBenchError):
     """An optional package is needed and not installed."""
+
+
+class CampaignError(MLBenchError):
+    """A campaign file is not valid, or a campaign cannot start or go on."""
