@@ -23,11 +23,13 @@ class Engine:
         driver: ``torchforce`` or ``pythonforce``.
         reason: why that one; one line.
         cuda_graphs: whether a TorchForce records and replays CUDA graphs on CUDA.
+        note: how a PythonForce evaluates the network, in one line, or empty.
     """
 
     driver: str
     reason: str
     cuda_graphs: bool = False
+    note: str = ""
 
 
 def choose_driver(driver: str) -> tuple[str, str]:
@@ -106,27 +108,36 @@ class Computation:
     """
 
     def __init__(self, module: Callable[..., Any], *, periodic: bool) -> None:
-        import torch
-
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.module = module.to(self.device) if isinstance(module, torch.nn.Module) else module
-        self.periodic = periodic
-
-    def __call__(self, state: Any) -> tuple[float, Any]:
-        """Energy, kJ/mol, and forces (n_particles, 3), kJ/mol/nm, of a State with positions."""
         import numpy as np
         import torch
         from openmm import State
 
+        # Compiled code belongs to the device that it was made for.
+        self.device = getattr(module, "device", None) or torch.device(
+            "cuda" if torch.cuda.is_available() else "cpu"
+        )
+        self.module = module.to(self.device) if isinstance(module, torch.nn.Module) else module
+        self.periodic = periodic
+        # Looked up once: each of the few microseconds around the network is paid at every step.
+        self._on_host = self.device.type == "cpu"
+        self._empty, self._tensor, self._kind = np.empty, torch.from_numpy, State.Positions
+
+    def __call__(self, state: Any) -> tuple[float, Any]:
+        """Energy, kJ/mol, and forces (n_particles, 3), kJ/mol/nm, of a State with positions."""
         # State.getPositions looks through all its attributes and attaches a unit: 8 us.
-        positions = np.empty((state._getNumParticles(), 3))  # noqa: SLF001
-        state._getVectorAsNumpy(State.Positions, positions)  # noqa: SLF001
-        arguments = [torch.from_numpy(positions).to(self.device)]
+        values = self._empty((state._getNumParticles(), 3))  # noqa: SLF001
+        state._getVectorAsNumpy(self._kind, values)  # noqa: SLF001
+        positions = self._tensor(values)
+        if not self._on_host:
+            positions = positions.to(self.device)
         if self.periodic:
-            box = state.getPeriodicBoxVectors(asNumpy=True)._value  # noqa: SLF001
-            arguments.append(torch.from_numpy(box).to(self.device))
-        energy, forces = self.module(*arguments)
-        return energy.item(), forces.detach().cpu().numpy()
+            box = self._tensor(state.getPeriodicBoxVectors(asNumpy=True)._value).to(self.device)  # noqa: SLF001
+            energy, forces = self.module(positions, box)
+        else:
+            energy, forces = self.module(positions)
+        if not self._on_host:
+            energy, forces = energy.cpu(), forces.cpu()
+        return energy.item(), forces.detach().numpy()
 
     def __reduce__(self) -> Any:
         """A System XML with a pickle in it would run code where it is read: there is none of ours."""

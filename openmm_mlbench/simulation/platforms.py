@@ -118,6 +118,8 @@ def choose_platform(
     # TorchForce is what runs where nothing is said.
     if engine is not None and engine.driver == "pythonforce" and engine.reason != "asked for":
         reasons.append(engine.reason)
+    if engine is not None and engine.note:
+        reasons.append(engine.note)
     properties = {"CPU": {"Threads": str(threads), "DeterministicForces": "true"}}
     properties |= {gpu: {"Precision": precision} for gpu in _GPU}
     return PlatformChoice(
