@@ -17,6 +17,7 @@ from openmm_mlbench import __version__
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import DataError, MetricError
 from openmm_mlbench.files import write_json
+from openmm_mlbench.measuring.collapse_frames import collapse_frames
 from openmm_mlbench.measuring.run_free_energy import OBSERVABLES as FREE_ENERGIES
 from openmm_mlbench.measuring.run_free_energy import measure_run_free_energy
 from openmm_mlbench.measuring.run_geometry import measure_run_geometry
@@ -501,7 +502,7 @@ def _summarize(
             "reason": replica.status["message"],
             "resume": replica.status.get("resume"),
             "steps_per_second": replica.status.get("steps_per_second"),
-            "collapse": _collapse(run.folder / f"replica-{replica.index}"),
+            "collapse": _collapse(run, run.folder / f"replica-{replica.index}"),
             **{name: _value(estimates[i]) for name, estimates in per_replica.items()},
         }
         for i, replica in enumerate(replicas)
@@ -532,13 +533,21 @@ def _summarize(
     }
 
 
-def _collapse(folder: Path) -> dict[str, Any] | None:
-    """The forces around a collapse, to draw; what a damaged dossier says is not worth an analysis."""
+def _collapse(run: Run, folder: Path) -> dict[str, Any] | None:
+    """The forces and structures around a collapse, to draw; what a damaged dossier says is not worth an analysis."""
     try:
         collapse = read_collapse(folder)
     except MetricError:
         return None
-    return None if collapse is None else collapse.as_json()
+    if collapse is None:
+        return None
+    structures = collapse_frames(
+        folder,
+        run.topology,
+        frame_interval_ps=run.frame_interval_ps,
+        timestep_fs=float(run.record["protocol"]["timestep_fs"]),
+    )
+    return collapse.as_json() | {"structures": structures}
 
 
 def _value(estimate: Estimate | None) -> float | None:

@@ -208,6 +208,61 @@ TABLES = (
         },
     ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flaw:
+    """What is known to be wrong with printed numbers.
+
+    Args:
+        text: what, for a footnote.
+        tables: names of the tables concerned; all where empty.
+        models: likewise.
+        results: likewise; where empty the whole row.
+    """
+
+    text: str
+    tables: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+
+_WATER = ("Table 8", "Table 4", "Table 9")
+_OPEN_CATALYST = ("schnet", "dimenet", "forcenet", "gemnet-t", "gemnet-dt")
+# Read in the authors' program, or recomputed from the files they publish.
+FLAWS = (
+    Flaw(
+        text="does not come out of the authors' own files (75.2 and 88.0 do), and their hills are in other units: no target",
+        tables=("Table 5",),
+        results=("F_phi_mae", "F_psi_mae"),
+    ),
+    Flaw(
+        text=(
+            "its runs move hydrogens freely at 2 fs, with labels that were made under rigid X-H bonds and know no force "
+            "along them: an early end may be the protocol's fault and not the model's"
+        ),
+        tables=("Table 5",),
+        results=("stability", "n_finished"),
+    ),
+    Flaw(
+        text=(
+            "made before the periodic neighbour search of its program was mended in 2024 (it did not wrap positions), and "
+            "with at most 50 neighbours per atom, fewer than 5 A of water hold: indicative only"
+        ),
+        tables=(*_WATER, "Table 6"),
+        models=_OPEN_CATALYST,
+    ),
+    Flaw(
+        text="its Nose-Hoover integrator lacks a factor of 2: its published water runs are at 291 K instead of 300 K",
+        tables=_WATER,
+        results=("rdf_mae_O-O", "rdf_mae_H-H", "rdf_mae_H-O", "diffusivity_mae"),
+    ),
+    Flaw(
+        text="its program leaves the positions out of the gradient of the angles: the forces are not those of the energy",
+        tables=(*_WATER, "Table 5", "Table 6"),
+        models=("dimenet",),
+    ),
+)
 _CELL = re.compile(r"(?P<value>[\d.]+)(\((?P<sd>[\d.]+)\))?")
 
 
@@ -268,6 +323,17 @@ def _printed(cell: str) -> Printed:
     return Printed(value=float(found["value"]), sd=None if sd is None else float(sd), sd_decimals=decimals)
 
 
+def known_flaws(row: PaperRow, result: str | None = None) -> tuple[str, ...]:
+    """What is known to be wrong with one printed number of a row, or with the whole row where None."""
+    return tuple(
+        flaw.text
+        for flaw in FLAWS
+        if (not flaw.tables or row.table.name in flaw.tables)
+        and (not flaw.models or row.model in flaw.models)
+        and (result in flaw.results if result is not None else not flaw.results)
+    )
+
+
 def paper_parameters(model: str) -> int | None:
     """Number of parameters on MD17 (Table 2), or None for a model that the paper does not have."""
     return MODELS[model][1] if model in MODELS else None
@@ -298,8 +364,6 @@ def _result(name: str, printed: Printed, table: PaperTable) -> Result:
         note = f"no simulation of {n} broke: a lower bound, so without standard error"
     if name == "steps_per_second":
         note = f"on one {HARDWARE}; printed without an error"
-    if name in ("F_phi_mae", "F_psi_mae"):
-        note = "does not come out of the authors' own files (75.2 and 88.0 do), and their hills are in other units: no target"
     return Result(
         name=name,
         status=status,

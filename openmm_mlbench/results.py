@@ -51,8 +51,20 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Map:
+    """A surface to draw: z has a row for each x and a column for each y."""
+
+    x: list[float]
+    y: list[float]
+    z: list[list[float]]
+    x_unit: str
+    y_unit: str
+    z_unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Everything one observable gave: numbers and curves, and how they were defined."""
+    """Everything one observable gave: numbers, curves and maps, and how they were defined."""
 
     observable: str
     mode: str
@@ -60,10 +72,15 @@ class Measurement:
     inputs: dict[str, Any] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
+    maps: dict[str, Map] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """A plain dict without NaN or Infinity."""
+        """A plain dict without NaN or Infinity; ``maps`` only where there are any."""
         record = asdict(self)
+        if not self.maps:
+            del record["maps"]
+        for surface in record.get("maps", {}).values():
+            surface["z"] = [[finite_or_none(number) for number in row] for row in surface["z"]]
         for result in record["results"]:
             for key in ("value", "stderr", "floor"):
                 result[key] = finite_or_none(result[key])

@@ -50,7 +50,7 @@ from openmm_mlbench.metrics.free_energy import (
 )
 from openmm_mlbench.metrics.hills_error import HillsBlocks, hills_blocks
 from openmm_mlbench.metrics.rdf import check_mode
-from openmm_mlbench.results import Curve, Measurement, Result
+from openmm_mlbench.results import Curve, Map, Measurement, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -367,6 +367,9 @@ def measure_free_energy(
             curves[f"reference F_{name}"] = curve(
                 grid_points(n_bins), reference.surface.profile(axis, kT), "rad", "kJ/mol"
             )
+    maps = {"mean": _map(mean_surface([one.surface for one in surfaces], kT, "mean"))}
+    if reference is not None:
+        maps["reference"] = _map(reference.surface)
     results.append(_surface_result(surfaces, reference, kT))
     results += _between_runs(surfaces, kT=kT, mode=mode)
     if len(angles) == 1:
@@ -386,6 +389,7 @@ def measure_free_energy(
         },
         results=results,
         curves=curves,
+        maps=maps,
     )
 
     def draw(ax: "Axes") -> None:
@@ -401,6 +405,20 @@ def measure_free_energy(
         ax.legend()
 
     return Measured(measurement=measurement, draw=draw, more={"surfaces": surfaces_as_json(surfaces)})
+
+
+def _map(surface: FreeEnergySurface) -> Map:
+    """F over both angles, its minimum at 0; unvisited bins stay without a number."""
+    points = [round(float(angle), 4) for angle in grid_points(surface.n_bins)]
+    F = surface.F - surface.F.min()
+    return Map(
+        x=points,
+        y=points,
+        z=[[round(float(value), 2) for value in row] for row in F],
+        x_unit="rad",
+        y_unit="rad",
+        z_unit="kJ/mol",
+    )
 
 
 def _mae_results(

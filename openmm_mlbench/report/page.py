@@ -1,30 +1,43 @@
 """The page itself: one file that needs no network."""
 
+import csv
 import json
 import os
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openmm_mlbench import __version__, paper
-from openmm_mlbench.errors import MLBenchError, ReportError
-from openmm_mlbench.files import read_json, write_text
-from openmm_mlbench.report.figures import (
-    plot_bond_deviation,
-    plot_collapse,
-    plot_diffusion,
-    plot_distributions,
-    plot_drifts,
-    plot_free_energy,
-    plot_h_r,
-    plot_parity,
-    plot_rdfs,
-    plot_temperature,
+from openmm_mlbench.errors import ReportError
+from openmm_mlbench.files import write_text
+from openmm_mlbench.report.collection import (
+    FULL,
+    METRICS_FILE,
+    RUN_FILE,
+    Collection,
+    collect,
+    completeness,
+    is_own_structure,
+    main_runs,
+    model_key,
+    survivors,
 )
+from openmm_mlbench.report.comparisons import OURS, STABILITY, Ranking, heading_of, rankings
+from openmm_mlbench.report.gallery import SECTIONS, Drawn, Gallery, missing_figures, system_of, title_of
+from openmm_mlbench.report.plain_tables import (
+    PlainTable,
+    board_table,
+    gap_table,
+    number_table,
+    ranking_table,
+    replica_table,
+    write_tables,
+)
+from openmm_mlbench.report.style import Palette, css_variables, drawing, save, to_svg
 from openmm_mlbench.report.table import (
+    LEVELS,
     MISSING,
     MODES,
     Column,
@@ -35,98 +48,18 @@ from openmm_mlbench.report.table import (
     format_lengths,
     format_number,
     geometry_columns_of,
-    is_own_structure,
     label_columns_of,
     make_rows,
     modes_of,
     plain_rows,
     replica_columns_of,
+    results_of,
     systems_of,
 )
-from openmm_mlbench.results import METRICS_VERSION
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-METRICS_FILE = "metrics.json"
-_RUN_KEYS = ("model", "dataset", "protocol", "length_ps", "threshold_A", "replicas")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnFigure:
-    """A figure's markup with the words around it."""
-
-    title: str
-    caption: str
-    markup: str
-    wide: bool
-
-
-def build_report(sources: Sequence[str | os.PathLike[str]], out_html: str | os.PathLike[str]) -> Path:
-    """Write one self-contained page about these runs.
-
-    Args:
-        sources: run folders that were analyzed, or their metrics.json files.
-        out_html: the page; an existing one is replaced.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        ReportError: nothing to show, a run without metrics, or a damaged file.
-    """
-    if not sources:
-        raise ReportError("no runs to report on; give run folders or metrics.json files")
-    runs = [read_metrics(source) for source in sources]
-    out = Path(out_html)
-    if out.is_dir():
-        raise ReportError(f"{out}: is a folder; give the name of the page, such as {out / 'report.html'}")
-    from jinja2 import TemplateError
-
-    try:
-        page = render(runs, out.name)
-    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
-        # Files of the right outline but with other contents: written by hand or by another version.
-        raise ReportError(
-            f"{', '.join(map(str, sources))}: cannot be shown ({error!r}); analyze the runs again"
-        ) from error
-    write_text(out, page)
-    return out
-
-
-def read_metrics(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metrics of a run, checked as far as the page needs them.
-
-    Raises:
-        ReportError: the file is missing, damaged or of another shape.
-    """
-    path = Path(source)
-    if not path.exists():
-        raise ReportError(f"{path}: no such folder or file; give a run folder, or its {METRICS_FILE}")
-    if path.is_dir() and not (path / METRICS_FILE).is_file():
-        if not (path / "run.json").is_file():
-            raise ReportError(f"{path}: holds no run; give a folder that `openmm-mlbench simulate` wrote")
-        raise ReportError(
-            f"{path}: was not analyzed; run `openmm-mlbench analyze {shlex.quote(str(path))}` first"
-        )
-    path = path / METRICS_FILE if path.is_dir() else path
-    try:
-        metrics = read_json(path)
-    except MLBenchError as error:
-        raise ReportError(str(error)) from error
-    version = metrics.get("format_version") if isinstance(metrics, dict) else None
-    if isinstance(metrics, dict) and "run" in metrics and version != METRICS_VERSION:
-        raise ReportError(
-            f"{path}: written by another version (format {version}, wanted {METRICS_VERSION}); "
-            f"run `openmm-mlbench analyze {shlex.quote(str(path.parent))}` again"
-        )
-    run = metrics.get("run") if isinstance(metrics, dict) else None
-    lacking = [key for key in _RUN_KEYS if key not in run] if isinstance(run, dict) else ["run"]
-    if lacking or not isinstance(metrics.get("measurements"), list):
-        raise ReportError(
-            f"{path}: not the metrics of a run (lacks {', '.join(lacking) or 'measurements'}); analyze the run again"
-        )
-    return dict(metrics)
+# Rows of a log that are printed, of each replica.
+LOG_ROWS = 6
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,81 +68,350 @@ class Board:
 
     Args:
         title: of the system.
+        system: what the filter calls it.
         columns: of the leaderboard, only what the system has.
-        rows: ours, and the paper's beneath.
+        groups: rows by how complete they are, each with its heading; ours, and the paper's beneath.
         label_columns: of the errors on labelled frames; none where there are no more than the leaderboard has.
         label_rows: ours.
         geometry_columns: of bonds, angles and dihedrals; none where nothing of these was asked for.
         geometry_rows: ours.
         has_paper: whether any row is the paper's.
-        replica_columns: what any replica has a value for.
-        replicas: model and replicas of each run.
+        table: the leaderboard without layout.
+        more: the other two likewise.
     """
 
     title: str
+    system: str
     columns: tuple[Column, ...]
-    rows: list[Row]
+    groups: list[tuple[str, str, list[Row]]]
     label_columns: tuple[Column, ...]
     label_rows: list[Row]
     geometry_columns: tuple[Column, ...]
     geometry_rows: list[Row]
     has_paper: bool
+    table: PlainTable
+    more: list[PlainTable]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage:
+    """The section of one run.
+
+    Args:
+        anchor: of the section.
+        title: label and data set.
+        system: for the filter.
+        model: likewise.
+        facts: what a reader asks first.
+        files: name and relative place of the files of the run that are at hand.
+        command: that repeats it.
+        replicas: of metrics.json.
+        replica_columns: what any of them has a value for.
+        dossiers: of replicas that collapsed: number, reason, message, first step, how far it was reproduced.
+        logs: of each replica whose log is at hand: number, titles and a few rows.
+        numbers: every number: name, mode, value, floor, unit, status and note.
+        provenance: run.json as text.
+    """
+
+    anchor: str
+    title: str
+    system: str
+    model: str
+    facts: list[tuple[str, str]]
+    files: list[tuple[str, str]]
+    command: str
+    replicas: list[dict[str, Any]]
     replica_columns: tuple[Heading, ...]
-    replicas: list[tuple[str, list[dict[str, Any]]]]
+    dossiers: list[dict[str, Any]]
+    logs: list[tuple[int, list[str], list[list[str]]]]
+    numbers: list[tuple[str, ...]]
+    provenance: str
 
 
-def _board(title: str, runs: list[dict[str, Any]], notes: Notes) -> Board:
-    rows = make_rows(runs, notes)
-    label_columns, geometry_columns = label_columns_of(runs), geometry_columns_of(runs)
-    return Board(
-        title=title,
-        columns=columns_of(runs),
-        rows=rows,
-        label_columns=label_columns,
-        label_rows=plain_rows(runs, label_columns, notes),
-        geometry_columns=geometry_columns,
-        geometry_rows=plain_rows(runs, geometry_columns, notes),
-        has_paper=any(row.kind == "paper" for row in rows),
-        replica_columns=replica_columns_of(runs),
-        replicas=[(metrics["run"]["model"], metrics["run"]["replicas"]) for metrics in runs],
-    )
+def build_report(
+    sources: Sequence[str | os.PathLike[str]],
+    out_html: str | os.PathLike[str],
+    *,
+    figures: str | os.PathLike[str] | None = None,
+    tables: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write one self-contained page about these runs.
+
+    Args:
+        sources: run folders that were analyzed, their metrics.json files, or folders of such runs.
+        out_html: the page; an existing one is replaced.
+        figures: a folder for every figure as PNG and PDF.
+        tables: a folder for every table as CSV and JSON.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ReportError: nothing to show, a run without metrics, or a damaged file.
+    """
+    collection = collect(sources)
+    out = Path(out_html)
+    if out.is_dir():
+        raise ReportError(f"{out}: is a folder; give the name of the page, such as {out / 'report.html'}")
+    for folder in (figures, tables):
+        if folder is not None and Path(folder).is_file():
+            raise ReportError(f"{folder}: is a file; give the name of a folder")
+    from jinja2 import TemplateError
+
+    try:
+        page, drawn, plain = render(collection, out)
+    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
+        # Files of the right outline but with other contents: written by hand or by another version.
+        raise ReportError(
+            f"{', '.join(map(str, sources))}: cannot be shown ({error!r}); analyze the runs again"
+        ) from error
+    write_text(out, page)
+    if figures is not None:
+        for one in drawn:
+            save(one.figure, Path(figures), one.name)
+    if tables is not None:
+        write_tables(plain, Path(tables))
+    return out
 
 
-def render(runs: list[dict[str, Any]], out_name: str) -> str:
-    """The page as text."""
+def render(collection: Collection, out: Path) -> tuple[str, list[Drawn], list[PlainTable]]:
+    """The page as text, its figures and its tables."""
     import jinja2
-    from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value: MISSING if value is None else format_number(value)
-    repeat = _commands(runs, out_name)
-    runs = _told_apart(runs)
+    runs = collection.runs
+    palette = Palette([model_key(metrics["run"]) for metrics in runs])
+    with drawing():
+        drawn = Gallery(runs, palette).draw()
+    found = rankings(runs)
+    gaps = missing_figures(runs, drawn)
     notes = Notes()
     boards = [_board(title, of_system, notes) for title, of_system in systems_of(runs).items()]
-    return environment.get_template("report.html.j2").render(
+    plain = [board.table for board in boards]
+    plain += [table for board in boards for table in board.more]
+    plain += [ranking_table(found), gap_table(gaps), replica_table(runs), number_table(runs)]
+    plain = [table for table in plain if table.rows]
+    page = environment.get_template("report.html.j2").render(
         version=__version__,
-        plotly_js=get_plotlyjs(),
+        style=_style(),
+        script=(FOLDER / "report.js").read_text(encoding="utf-8"),
         summary=_summary(runs),
+        glance=_glance(runs),
+        verdicts=_verdicts(found),
         boards=boards,
+        filters=_filters(runs, boards),
+        swatches=_swatches(palette, runs, boards),
         notes=notes.texts,
         modes=modes_of(runs),
         paper_stderr=paper.STDERR_TEXT if any(board.has_paper for board in boards) else "",
-        figures=_figures(runs),
+        sections=_sections(drawn),
+        run_figures=_run_figures(drawn),
+        rankings=found,
+        gaps=gaps,
+        left_out=collection.left_out,
         definitions=_definitions(runs),
-        every=[_every_number(metrics) for metrics in runs],
-        provenance=[_provenance(metrics) for metrics in runs],
-        repeat=repeat,
+        pages=[_run_page(metrics, out) for metrics in runs],
+        repeat=_commands(runs, out.name),
+        tables_json=_for_script({table.name: table.as_json() for table in plain}),
+    )
+    return page, drawn, plain
+
+
+def _style() -> str:
+    """The style sheet with the colours of both themes."""
+    text = (FOLDER / "report.css").read_text(encoding="utf-8")
+    return text.replace("/* light colours */", css_variables("light")).replace(
+        "/* dark colours */", css_variables("dark")
     )
 
 
-def _every_number(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, ...]]]:
-    """Model, and each result as printed: name, mode, value, floor, unit, status and note."""
+def _for_script(value: Any) -> str:
+    """JSON that a script element can hold: nothing in it ends the element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _board(title: str, runs: list[dict[str, Any]], notes: Notes) -> Board:
+    own = is_own_structure(runs[0]["run"])
+    rows = make_rows(runs, notes, gaps=not own)
+    columns, label_columns, geometry_columns = (
+        columns_of(runs),
+        label_columns_of(runs),
+        geometry_columns_of(runs),
+    )
+    label_rows = plain_rows(runs, label_columns, notes)
+    geometry_rows = plain_rows(runs, geometry_columns, notes)
+    system = system_of(runs[0])
+    word = "".join(c if c.isascii() and c.isalnum() else "-" for c in system.lower()).strip("-") or "x"
+    more = [
+        board_table(f"{kind}-{word}", f"{what}, {title}", of_kind, its_columns, runs)
+        for kind, what, of_kind, its_columns in (
+            ("labels", "Errors on labelled frames", label_rows, label_columns),
+            ("geometry", "Bonds, angles, dihedrals", geometry_rows, geometry_columns),
+        )
+        if its_columns
+    ]
+    return Board(
+        title=title,
+        system=system,
+        columns=columns,
+        groups=[
+            (level, heading, [row for row in rows if row.level == level])
+            for level, heading in LEVELS.items()
+            if any(row.level == level for row in rows)
+        ],
+        label_columns=label_columns,
+        label_rows=label_rows,
+        geometry_columns=geometry_columns,
+        geometry_rows=geometry_rows,
+        has_paper=any(row.kind == "paper" for row in rows),
+        table=board_table(f"leaderboard-{word}", f"Leaderboard, {title}", rows, columns, runs),
+        more=more,
+    )
+
+
+def _filters(runs: Sequence[dict[str, Any]], boards: Sequence[Board]) -> dict[str, list[tuple[str, str]]]:
+    """Systems and models to choose from: what the page calls them, and what people do."""
+    models = [row.model for board in boards for _, _, rows in board.groups for row in rows]
+    models += [model_key(metrics["run"]) for metrics in runs]
+    order = {model: i for i, model in enumerate(paper.MODELS)}
+    known = sorted(dict.fromkeys(models), key=lambda model: order.get(model, len(order)))
+    return {
+        "systems": [(board.system, board.title) for board in boards],
+        "models": [(model, paper.MODELS[model][0] if model in paper.MODELS else model) for model in known],
+    }
+
+
+def _swatches(palette: Palette, runs: Sequence[dict[str, Any]], boards: Sequence[Board]) -> dict[str, str]:
+    """CSS variable of the colour of every model."""
+    return {model: palette[model].variable for model, _ in _filters(runs, boards)["models"]}
+
+
+def _sections(drawn: Sequence[Drawn]) -> list[tuple[str, str, list[tuple[Drawn, str]]]]:
+    """Key, heading and figures with their markup; sections without figures are left out."""
+    return [
+        (key, heading, [(one, _markup(one)) for one in drawn if one.section == key])
+        for key, heading in SECTIONS.items()
+        if any(one.section == key for one in drawn)
+    ]
+
+
+def _run_figures(drawn: Sequence[Drawn]) -> dict[str, list[tuple[Drawn, str]]]:
+    """Anchor of a run -> its own figures."""
+    found: dict[str, list[tuple[Drawn, str]]] = {}
+    for one in drawn:
+        if one.anchor and not one.section:
+            found.setdefault(one.anchor, []).append((one, _markup(one)))
+    return found
+
+
+def _markup(one: Drawn) -> str:
+    return to_svg(one.figure, one.name, one.alt, one.links)
+
+
+def _summary(runs: Sequence[dict[str, Any]]) -> str:
+    models = {model_key(metrics["run"]) for metrics in runs}
+    systems = {system_of(metrics) for metrics in runs}
+    full = sum(completeness(metrics["run"]) == FULL for metrics in runs)
+    ps = sum(replica["time_ps"] for metrics in runs for replica in metrics["run"]["replicas"])
+
+    def counted(n: int, word: str) -> str:
+        return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+    text = (
+        f"{counted(len(runs), 'run')} of {counted(len(models), 'model')} on {counted(len(systems), 'system')}, "
+        f"{ps:,.0f} ps simulated in all; {full} of {counted(len(runs), 'run')} "
+        f"{'covers' if full == 1 else 'cover'} the full protocol."
+    )
+    if full < len(runs):
+        text += " Shorter runs give lower bounds and are not ranked against full ones."
+    return text
+
+
+def _glance(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each system who is most accurate, most stable, closest to the reference and fastest."""
+    found = []
+    for system in dict.fromkeys(map(system_of, runs)):
+        group = [metrics for metrics in runs if system_of(metrics) == system]
+        # Variants and controls stand in the leaderboards.
+        mains = main_runs(group)
+        if not mains:
+            continue
+        full = [metrics for metrics in mains if completeness(metrics["run"]) == FULL]
+        error = next(
+            (
+                name
+                for metrics in mains
+                for name in results_of(metrics)
+                if heading_of(name) and results_of(metrics)[name]["value"] is not None
+            ),
+            "",
+        )
+        found.append(
+            {
+                "system": system,
+                "title": title_of(system),
+                "forces": _best(mains, "force_mae", "meV/Å", smallest=True),
+                "stable": _most_stable(full),
+                "error_heading": heading_of(error),
+                "error": _best(full, error, "", smallest=True) if error else None,
+                "fast": _best(mains, "steps_per_second", "steps/s", smallest=False),
+                "n_full": len(full),
+                "n_runs": len(mains),
+            }
+        )
+    return found
+
+
+def _best(
+    runs: Sequence[dict[str, Any]], name: str, unit: str, *, smallest: bool
+) -> tuple[str, str, str] | None:
+    """Label, anchor and number of the best run."""
+    known = [
+        (metrics["run"], results_of(metrics)[name])
+        for metrics in runs
+        if (results_of(metrics).get(name) or {}).get("value") is not None
+    ]
+    if not known:
+        return None
+    run, result = (min if smallest else max)(known, key=lambda pair: float(pair[1]["value"]))
+    return (
+        str(run["label"]),
+        str(run["anchor"]),
+        f"{format_number(result['value'], result['stderr'])} {unit}".strip(),
+    )
+
+
+def _most_stable(full: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """All whose every replica outlived the protocol, or else the most stable one."""
+    outlived = [metrics for metrics in full if survivors(metrics["run"]) == len(metrics["run"]["replicas"])]
+    if outlived:
+        return [
+            (
+                str(metrics["run"]["label"]),
+                str(metrics["run"]["anchor"]),
+                format_lengths(replica["time_ps"] for replica in metrics["run"]["replicas"]),
+            )
+            for metrics in outlived
+        ]
+    best = _best(full, STABILITY, "ps", smallest=False)
+    return [] if best is None else [best]
+
+
+def _verdicts(found: Sequence[Ranking]) -> list[Ranking]:
+    """What our runs say of the paper's first observation."""
+    return [one for one in found if one.source == OURS]
+
+
+def _every_number(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Each result as printed: name, mode, value, floor, unit, status and note."""
     rows: list[tuple[str, ...]] = []
     for measurement in metrics["measurements"]:
         for result in measurement["results"]:
@@ -229,139 +431,100 @@ def _every_number(metrics: dict[str, Any]) -> tuple[str, list[tuple[str, ...]]]:
                     str(result["note"]),
                 )
             )
-    return str(metrics["run"]["model"]), rows
+    return rows
 
 
-def _summary(runs: list[dict[str, Any]]) -> str:
-    texts = []
-    for protocol in dict.fromkeys(metrics["run"]["protocol"] for metrics in runs):
-        of_protocol = [metrics["run"] for metrics in runs if metrics["run"]["protocol"] == protocol]
-        lengths = dict.fromkeys(format_lengths(r["time_ps"] for r in run["replicas"]) for run in of_protocol)
-        runs_text = "1 run" if len(of_protocol) == 1 else f"{len(of_protocol)} runs"
-        kelvin = of_protocol[0].get("temperature_K")
-        at = f" at {kelvin:g} K" if kelvin is not None else ""
-        full = of_protocol[0].get("full_length_ps")
-        short = any(run["length_ps"] < full for run in of_protocol) if full else False
-        shorter = f" The full protocol is {full:g} ps per replica." if short else ""
-        texts.append(
-            f"{runs_text} of protocol {protocol}{at}; really simulated: {' and '.join(lengths)}.{shorter}"
-        )
-    return " ".join(texts)
-
-
-def _figures(runs: list[dict[str, Any]]) -> list[DrawnFigure]:
-    drawn: list[DrawnFigure] = []
-
-    def add(figure: "Figure | None", title: str, caption: str, *, wide: bool = False) -> None:
-        if figure is not None:
-            markup = _markup(figure, f"figure-{len(drawn) + 1}")
-            drawn.append(DrawnFigure(title=title, caption=caption, markup=markup, wide=wide))
-
-    for dataset in dict.fromkeys(metrics["run"]["dataset"] for metrics in runs):
-        group = [metrics for metrics in runs if metrics["run"]["dataset"] == dataset]
-        source = next((m["run"]["reference"] for m in group if m["run"].get("reference")), None) or {}
-        origin = f" Reference: {source['source']}" if source.get("source") else ""
-        add(
-            plot_h_r(group),
-            f"Interatomic distances, data set {dataset}",
-            f"h(r) over the stable part, mean over replicas; below, its difference from the reference.{origin}",
-            wide=True,
-        )
-        modes = modes_of(group)
-        for mode in modes:
-            of_mode = f", mode {mode}" if modes != MODES[:1] else ""
-            for label, figure in plot_rdfs(group, mode).items():
-                pair = "all atoms" if label == "all" else label
-                add(
-                    figure,
-                    f"RDF of {pair}, data set {dataset}{of_mode}",
-                    "g(r) over the stable part, mean over replicas; below, its difference from the reference of the "
-                    "same mode.",
-                )
-        add(
-            plot_diffusion(group),
-            f"Mean squared displacement, data set {dataset}",
-            "Of the atoms whose diffusivity is measured, drift removed. Its slope is 6 D.",
-        )
-        for angle, figure in plot_free_energy(group).items():
-            add(
-                figure,
-                f"Free energy along {angle}, data set {dataset}",
-                "A line for each replica, each with its minimum at 0; of runs that are too short, as far as they came. "
-                "A bin that no hill reached has the highest value, a lower bound.",
-            )
-        for observable, title in (
-            ("bonds", "Bond lengths"),
-            ("angles", "Bond angles"),
-            ("dihedrals", "Dihedrals"),
-        ):
-            add(
-                plot_distributions(group, observable),
-                f"{title}, data set {dataset}",
-                "Distributions over the stable part of all replicas, each scaled to its highest point; black: the frames of "
-                "the data set.",
-            )
-        add(
-            plot_parity(group, "force parity"),
-            f"Forces on test frames of {dataset}",
-            "Components of predicted against true forces, at most 2,000 points of each model.",
-        )
-        add(
-            plot_parity(group, "energy parity"),
-            f"Energies on test frames of {dataset}",
-            "Predicted against true energies of frames, the mean true energy subtracted from both.",
-        )
-    for metrics in runs:
-        model = metrics["run"]["model"]
-        rdf = metrics["run"].get("criterion") == "rdf"
-        what = (
-            "Deviation of the RDFs of each window from the reference, the worst pair"
-            if rdf
-            else "Largest deviation of any bond from its reference length"
-        )
-        add(
-            plot_bond_deviation(metrics),
-            f"{'RDFs against time' if rdf else 'Bonds'} of {model}",
-            f"{what}, the largest value of each interval drawn. A replica is stable until it first crosses "
-            "the dashed line.",
-        )
-        add(
-            plot_collapse(metrics),
-            f"How {model} collapsed",
-            "Largest force on any atom: dots for frames, a line for every step around the first offending one, which "
-            "is at 0.",
-        )
-        add(
-            plot_drifts(metrics),
-            f"Total energy of {model}",
-            "Potential and kinetic energy per atom around their mean, without a thermostat: a conservative model keeps their sum.",
-        )
-        add(
-            plot_temperature(metrics),
-            f"Temperature of {model}",
-            "Bold: mean since the start; faint: as logged. The temperature of few atoms fluctuates widely.",
-        )
-    return drawn
-
-
-def _markup(figure: "Figure", name: str) -> str:
-    return str(
-        figure.to_html(
-            full_html=False,
-            include_plotlyjs=False,
-            div_id=name,
-            default_width="100%",
-            default_height=f"{figure.layout.height}px",
-            config={
-                "responsive": True,
-                "displaylogo": False,
-                "modeBarButtons": [["resetScale2d", "toImage"]],
-            },
-        )
+def _run_page(metrics: dict[str, Any], out: Path) -> RunPage:
+    run = metrics["run"]
+    record = run.get("provenance") or {}
+    folder = Path(str(run["place"]))
+    return RunPage(
+        anchor=str(run["anchor"]),
+        title=f"{run['label']}, {run['dataset']}",
+        system=system_of(metrics),
+        model=model_key(run),
+        facts=_facts(run, record),
+        files=_files(folder, out, len(run["replicas"])),
+        command="\n".join(_run_commands(metrics)),
+        replicas=list(run["replicas"]),
+        replica_columns=replica_columns_of([metrics]),
+        dossiers=[
+            {"index": replica["index"], **replica["collapse"]}
+            for replica in run["replicas"]
+            if replica.get("collapse")
+        ],
+        logs=_logs(folder, [int(replica["index"]) for replica in run["replicas"]]),
+        numbers=_every_number(metrics),
+        provenance=json.dumps(record, indent=2, ensure_ascii=False),
     )
 
 
-def _definitions(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _facts(run: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]:
+    versions = record.get("versions") or {}
+    host = record.get("host") or {}
+    model = record.get("model") or {}
+    facts = [
+        ("Model", run["model"]),
+        ("Weights, SHA-256", model.get("archive_sha256")),
+        ("Trained on", f"{run['dataset']}" + (f", {run['n_train']:,} frames" if run.get("n_train") else "")),
+        ("Labels", run.get("level_of_theory") or model.get("level_of_theory")),
+        ("Protocol", run["protocol"]),
+        ("Temperature", None if run.get("temperature_K") is None else f"{run['temperature_K']:g} K"),
+        ("Time step", None if run.get("timestep_fs") is None else f"{run['timestep_fs']:g} fs"),
+        ("Simulated", format_lengths(replica["time_ps"] for replica in run["replicas"])),
+        ("Covers", LEVELS[completeness(run)]),
+        ("Started from", run.get("frames_from")),
+        ("Platform", run.get("platform")),
+        ("Machine", ", ".join(str(value) for value in host.values() if isinstance(value, str | int))),
+        ("Seed", run.get("seed")),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Commit", record.get("git_commit")),
+        ("Folder", run.get("folder")),
+    ]
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _files(folder: Path, out: Path, n_replicas: int) -> list[tuple[str, str]]:
+    """The files of a run that are there now, by their place relative to the page."""
+    names = [RUN_FILE, METRICS_FILE, "protocol.xml", "topology.pdb"]
+    for i in range(n_replicas):
+        names += [f"replica-{i}/log.csv", f"replica-{i}/trajectory.dcd", f"replica-{i}/dossier/dossier.json"]
+    here = out.resolve().parent
+    return [
+        (name, Path(os.path.relpath((folder / name).resolve(), here)).as_posix())
+        for name in names
+        if (folder / name).is_file()
+    ]
+
+
+def _logs(folder: Path, replicas: Sequence[int]) -> list[tuple[int, list[str], list[list[str]]]]:
+    """Titles and evenly spaced rows of every log at hand; one that cannot be read is left out."""
+    found = []
+    for index in replicas:
+        path = folder / f"replica-{index}" / "log.csv"
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            continue
+        body = [row for row in rows[1:] if len(row) == len(rows[0])]
+        if not body:
+            continue
+        last = len(body) - 1
+        wanted = sorted({round(i * last / max(LOG_ROWS - 1, 1)) for i in range(LOG_ROWS)})
+        found.append((index, rows[0], [[_short(cell) for cell in body[i]] for i in wanted]))
+    return found
+
+
+def _short(cell: str) -> str:
+    """Six digits of a number are enough to read."""
+    try:
+        return f"{float(cell):.6g}" if "." in cell else cell
+    except ValueError:
+        return cell
+
+
+def _definitions(runs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     return list(
         dict.fromkeys(
             (f"{measurement['observable']}, mode {measurement['mode']}", measurement["definition"])
@@ -369,11 +532,6 @@ def _definitions(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
             for measurement in metrics["measurements"]
         )
     )
-
-
-def _provenance(metrics: dict[str, Any]) -> tuple[str, str]:
-    record = metrics["run"].get("provenance") or {}
-    return str(metrics["run"]["model"]), json.dumps(record, indent=2, ensure_ascii=False)
 
 
 def _protocol_word(run: dict[str, Any]) -> str:
@@ -389,32 +547,27 @@ def _protocol_file(run: dict[str, Any]) -> str | None:
     return None if file is None else str(file)
 
 
-def _told_apart(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs with their folder behind the name of a model that comes more than once."""
-    counts = Counter(metrics["run"]["model"] for metrics in runs)
+def _modes_word(metrics: dict[str, Any]) -> str:
+    modes = tuple(metrics.get("modes") or MODES[:1])
+    return "both" if len(modes) > 1 else str(modes[0])
+
+
+def _run_commands(metrics: dict[str, Any]) -> list[str]:
+    folder = metrics["run"].get("folder") or "run"
     return [
-        metrics
-        | {"run": metrics["run"] | {"model": f"{metrics['run']['model']} ({metrics['run']['folder']})"}}
-        if counts[metrics["run"]["model"]] > 1 and metrics["run"].get("folder")
-        else metrics
-        for metrics in runs
+        shlex.join([*_simulate_words(metrics["run"]), "-o", folder]),
+        shlex.join(["openmm-mlbench", "analyze", folder, "--mode", _modes_word(metrics)]),
     ]
 
 
-def _commands(runs: list[dict[str, Any]], out_name: str) -> str:
+def _commands(runs: Sequence[dict[str, Any]], out_name: str) -> str:
     """The command lines that make these numbers again, quoted for a shell."""
-    lines, folders = [], []
-    for metrics in runs:
-        folder = metrics["run"].get("folder") or "run"
-        folders.append(folder)
-        lines.append(shlex.join([*_simulate_words(metrics["run"]), "-o", folder]))
-    for modes in dict.fromkeys(tuple(metrics.get("modes") or MODES[:1]) for metrics in runs):
+    lines = [_run_commands(metrics)[0] for metrics in runs]
+    folders = [metrics["run"].get("folder") or "run" for metrics in runs]
+    for mode in dict.fromkeys(map(_modes_word, runs)):
         alike = [
-            metrics["run"].get("folder") or "run"
-            for metrics in runs
-            if tuple(metrics.get("modes") or MODES[:1]) == modes
+            folder for folder, metrics in zip(folders, runs, strict=True) if _modes_word(metrics) == mode
         ]
-        mode = "both" if len(modes) > 1 else modes[0]
         lines.append(shlex.join(["openmm-mlbench", "analyze", *alike, "--mode", mode]))
     lines.append(shlex.join(["openmm-mlbench", "report", *folders, "-o", out_name]))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The table a report opens with: our rows, and the paper's row beneath each."""
+"""The tables of a report: our rows, the paper's row beneath each model, and what was not run yet."""
 
 import math
 from collections import Counter
@@ -7,6 +7,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openmm_mlbench import paper
+from openmm_mlbench.report.collection import (
+    CONTROL,
+    FULL,
+    GAP,
+    SHORT,
+    VARIANT,
+    completeness,
+    is_own_structure,
+    model_key,
+    planned_length_ps,
+    planned_replicas,
+    survivors,
+)
+from openmm_mlbench.report.gaps import command_for
 
 # Result name, heading and unit as printed.
 Heading = tuple[str, str, str]
@@ -45,6 +59,15 @@ GEOMETRY: tuple[Heading, ...] = (
     ("dihedral_mae_", "Dihedral", ""),
     ("basin_mae_", "Basins", ""),
 )
+# What does not come from the simulation has no ps.
+FROM_LABELS = ("force_", "energy_")
+LEVELS = {
+    FULL: "Full protocol",
+    VARIANT: "Variants of the protocol, not ranked against it",
+    SHORT: "Shorter or fewer runs than the protocol: not ranked against full runs",
+    CONTROL: "The potential behind the data: what a perfect model scores",
+    GAP: "Not run yet",
+}
 MODES = ("paper", "mdsim")
 ROTATIONS = ("T_rot", "T_vib")
 REPLICA_COLUMNS = ("h_r_mae", "temperature", *ROTATIONS)
@@ -70,19 +93,56 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What one cell prints; ``error`` is its standard error, ``notes`` are numbers into the list under the table."""
+    """What one cell prints, and the numbers behind it.
+
+    Args:
+        text: the value, a bound or a dash.
+        error: its standard error.
+        floor: its noise floor.
+        status: in words, empty where all is well.
+        extra: one more line.
+        ran: the ps behind it.
+        notes: numbers into the list under the table.
+        flaws: notes on what is known to be wrong with a printed number.
+        result: value, stderr, floor and status as they stand in metrics.json; empty where there is none.
+    """
 
     text: str
     error: str = ""
     floor: str = ""
     status: str = ""
     extra: str = ""
+    ran: str = ""
     notes: tuple[int, ...] = ()
+    flaws: tuple[int, ...] = ()
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> float | None:
+        """What a column is sorted by."""
+        return self.result.get("value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table: a model of ours, or the paper's."""
+    """One line of the table.
+
+    Args:
+        kind: ``ours``, ``paper``, or ``gap`` for what was not run.
+        label: of the model.
+        detail: protocol and start.
+        data: what it was trained on.
+        simulated: what ran.
+        cells: one for each column.
+        comparison: how data and length differ from the paper's.
+        level: how much of its protocol it covers, a key of LEVELS; the paper's is that of the row above it.
+        model: architecture, or id of a model without one.
+        dataset: it was trained on.
+        anchor: of the run's own section.
+        command: that fills a gap.
+        flaws: notes on what is known to be wrong with the whole row.
+        folder: of the run.
+    """
 
     kind: str
     label: str
@@ -91,6 +151,13 @@ class Row:
     simulated: str
     cells: tuple[Cell, ...]
     comparison: str
+    level: str = FULL
+    model: str = ""
+    dataset: str = ""
+    anchor: str = ""
+    command: str = ""
+    flaws: tuple[int, ...] = ()
+    folder: str = ""
 
 
 @dataclass
@@ -133,6 +200,17 @@ def format_lengths(lengths_ps: Iterable[float]) -> str:
     # No line break inside an item.
     return ", ".join(
         f"{count} {TIMES} {length} ps".replace(" ", "\N{NO-BREAK SPACE}") for length, count in longest_first
+    )
+
+
+def format_ran(lengths_ps: Iterable[float]) -> str:
+    """The same, short enough for a cell: unequal lengths are summed."""
+    lengths = list(lengths_ps)
+    text = format_lengths(lengths)
+    return (
+        text
+        if len({f"{length:.4g}" for length in lengths}) < 2
+        else f"{sum(lengths):.4g} ps of {len(lengths)} replicas".replace(" ", "\N{NO-BREAK SPACE}")
     )
 
 
@@ -241,7 +319,8 @@ def _digits(value: float | None) -> str:
 def systems_of(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The runs by what they simulated: a system of the package, or a structure of somebody's own by its protocol."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for metrics in runs:
+    # Systems with models of ours before those with controls only.
+    for metrics in sorted(runs, key=lambda one: completeness(one["run"]) == CONTROL):
         run = metrics["run"]
         own = is_own_structure(run) or not run.get("system")
         title = str(run["protocol"]) if own else _title(str(run["system"]))
@@ -265,24 +344,76 @@ def replica_columns_of(runs: list[dict[str, Any]]) -> tuple[Heading, ...]:
     return tuple(column for column in OPTIONAL if column[0] in known)
 
 
-def is_own_structure(run: dict[str, Any]) -> bool:
-    """Whether a structure of somebody's own was simulated instead of a system of the package."""
-    return bool(((run.get("provenance") or {}).get("protocol") or {}).get("structure"))
+def make_rows(runs: list[dict[str, Any]], notes: Notes, *, gaps: bool = False) -> list[Row]:
+    """Our row for each run, grouped by how complete it is and sorted by force MAE; footnotes go to ``notes``.
 
+    The paper's row, where it has one, stands beneath the first run of each model.
 
-def make_rows(runs: list[dict[str, Any]], notes: Notes) -> list[Row]:
-    """Our row and, where the paper has one, the paper's for each run; footnotes go to ``notes``."""
-    rows = []
+    Args:
+        runs: of one system.
+        notes: takes the footnotes.
+        gaps: whether to list the models of the paper that were not run, each with the command that fills the gap.
+    """
     columns = columns_of(runs)
-    for metrics in runs:
-        rows.append(_our_row(metrics, notes, columns))
+    levels = [completeness(metrics["run"]) for metrics in runs]
+    order = list(LEVELS)
+    rows: list[Row] = []
+    shown: set[tuple[str, str]] = set()
+    for level, metrics in sorted(
+        zip(levels, runs, strict=True), key=lambda pair: (order.index(pair[0]), _force_mae(pair[1]))
+    ):
         run = metrics["run"]
-        if is_own_structure(run):
-            # The paper has no row for it, whatever the model was trained on.
-            continue
-        printed = paper.paper_row(str(run["dataset"]), run.get("system") or "", run.get("architecture") or "")
-        if printed is not None:
-            rows.append(_paper_row(printed, run, notes, columns))
+        printed = _printed_for(run)
+        rows.append(_our_row(metrics, notes, columns, level, printed))
+        if printed is not None and (printed.table.dataset, printed.model) not in shown:
+            shown.add((printed.table.dataset, printed.model))
+            rows.append(_paper_row(printed, notes, columns, level))
+    if gaps:
+        rows += _gap_rows(runs, shown, notes, columns)
+    return rows
+
+
+def _printed_for(run: dict[str, Any]) -> paper.PaperRow | None:
+    """The paper's row beside a run; none for a structure of one's own, whatever the model was trained on."""
+    if is_own_structure(run):
+        return None
+    return paper.paper_row(str(run["dataset"]), run.get("system") or "", run.get("architecture") or "")
+
+
+def _force_mae(metrics: dict[str, Any]) -> float:
+    found = results_of(metrics).get("force_mae")
+    return math.inf if found is None or found["value"] is None else float(found["value"])
+
+
+def _gap_rows(
+    runs: list[dict[str, Any]], shown: set[tuple[str, str]], notes: Notes, columns: tuple[Column, ...]
+) -> list[Row]:
+    """What the paper has of these systems and nobody ran here."""
+    systems = {str(metrics["run"].get("system")) for metrics in runs if not is_own_structure(metrics["run"])}
+    # Data sets of one system are rows of one board only where the paper has several of it.
+    tables = [table for table in paper.TABLES if table.system in systems]
+    rows = []
+    for table in tables:
+        for model in paper.MODELS:
+            printed = paper.paper_row(table.dataset, table.system, model)
+            if printed is None or (table.dataset, model) in shown:
+                continue
+            rows.append(
+                Row(
+                    kind=GAP,
+                    label=printed.label,
+                    detail="",
+                    data=table.dataset,
+                    simulated="nothing",
+                    cells=tuple(Cell(text=MISSING) for _ in columns),
+                    comparison="",
+                    level=GAP,
+                    model=model,
+                    dataset=table.dataset,
+                    command=command_for(table.dataset, table.system, model),
+                )
+            )
+            rows.append(_paper_row(printed, notes, columns, GAP))
     return rows
 
 
@@ -291,18 +422,37 @@ def plain_rows(runs: list[dict[str, Any]], columns: tuple[Column, ...], notes: N
     return [
         Row(
             kind="ours",
-            label=str(metrics["run"]["model"]),
+            label=str(metrics["run"].get("label") or metrics["run"]["model"]),
             detail="",
             data=_data_text(metrics["run"]),
             simulated="",
-            cells=tuple(_cell(results_of(metrics).get(column.name), notes) for column in columns),
+            cells=tuple(
+                replace(
+                    _cell(results_of(metrics).get(column.name), notes),
+                    ran=_ran(metrics["run"], column.name)
+                    if results_of(metrics).get(column.name, {}).get("value") is not None
+                    else "",
+                )
+                for column in columns
+            ),
             comparison="",
+            level=completeness(metrics["run"]),
+            model=model_key(metrics["run"]),
+            dataset=str(metrics["run"]["dataset"]),
+            anchor=str(metrics["run"].get("anchor") or ""),
+            folder=str(metrics["run"].get("folder") or ""),
         )
         for metrics in runs
     ]
 
 
-def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...]) -> Row:
+def _our_row(
+    metrics: dict[str, Any],
+    notes: Notes,
+    columns: tuple[Column, ...],
+    level: str,
+    printed: paper.PaperRow | None,
+) -> Row:
     run = metrics["run"]
     cells = []
     for column in columns:
@@ -312,30 +462,62 @@ def _our_row(metrics: dict[str, Any], notes: Notes, columns: tuple[Column, ...])
         if result is None and column.mode in ("", MODES[0]):
             result = results_of(metrics, "standard").get(column.name)
         cell = _cell(result, notes)
-        finished = (
-            of_mode.get("n_finished") or results_of(metrics, "standard").get("n_finished") or {"value": None}
-        )
-        if column.name == "stability" and result is not None and finished["value"] is not None:
-            extra = f"{finished['value']:.0f} of {finished['n_replicas']} finished"
-            cell = replace(cell, extra=extra)
+        if result is not None and result["value"] is not None:
+            cell = replace(cell, ran=_ran(run, column.name))
+        if column.name == "stability" and result is not None:
+            finished = of_mode.get("n_finished") or results_of(metrics, "standard").get("n_finished")
+            cell = _stability_cell(cell, run, finished)
         cells.append(cell)
     return Row(
         kind="ours",
-        label=str(run["model"]),
+        label=str(run.get("label") or run["model"]),
         detail=_protocol_text(run),
         data=_data_text(run),
-        simulated=format_lengths(replica["time_ps"] for replica in run["replicas"]),
+        simulated=_simulated_text(run, level),
         cells=tuple(cells),
-        comparison="",
+        comparison="" if printed is None else compare_with_paper(run, printed.table),
+        level=level,
+        model=model_key(run),
+        dataset=str(run["dataset"]),
+        anchor=str(run.get("anchor") or ""),
+        folder=str(run.get("folder") or ""),
     )
+
+
+def _stability_cell(cell: Cell, run: dict[str, Any], finished: dict[str, Any] | None) -> Cell:
+    """With who finished; where a survivor was cut off before the protocol's end, the value is a bound."""
+    if finished is not None and finished["value"] is not None:
+        cell = replace(cell, extra=f"{finished['value']:.0f} of {finished['n_replicas']} finished")
+    cut = any(
+        not replica.get("broke") and replica["time_ps"] < planned_length_ps(run) * (1 - 1e-6)
+        for replica in run["replicas"]
+    )
+    if cell.rank is None or not (cut and survivors(run)):
+        return cell
+    value, _ = format_parts(cell.rank, cell.result.get("stderr"))
+    return replace(cell, text=f"at least {value} ps", error="", status="censored")
+
+
+def _ran(run: dict[str, Any], name: str) -> str:
+    """The ps behind a number: of speed and stability what was simulated, of observables what of it was stable."""
+    if name.startswith(FROM_LABELS):
+        return ""
+    key = "time_ps" if name in ("stability", "steps_per_second", "ns_per_day") else "stable_ps"
+    return format_ran(float(replica.get(key, replica["time_ps"])) for replica in run["replicas"])
+
+
+def _simulated_text(run: dict[str, Any], level: str) -> str:
+    text = format_lengths(replica["time_ps"] for replica in run["replicas"])
+    if level != SHORT:
+        return text
+    planned = format_lengths([planned_length_ps(run)] * planned_replicas(run))
+    return f"{text} of {planned}"
 
 
 def _protocol_text(run: dict[str, Any]) -> str:
     start = run.get("frames_from")
     other = f", started from {_start_text(str(start))}" if start not in {None, run["dataset"]} else ""
-    # Nothing that was trained: its errors on labels are their rounding.
-    kind = "" if run.get("architecture") else "the potential behind the data; "
-    return f"{kind}protocol {run['protocol']}{other}"
+    return f"protocol {run['protocol']}{other}"
 
 
 def _start_text(start: str) -> str:
@@ -350,7 +532,7 @@ def _data_text(run: dict[str, Any]) -> str:
     return " ".join(parts) + (f", {n_train:,} training frames" if n_train else "")
 
 
-def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes, columns: tuple[Column, ...]) -> Row:
+def _paper_row(row: paper.PaperRow, notes: Notes, columns: tuple[Column, ...], level: str) -> Row:
     results = paper.paper_results(row)
     n = row.table.n_simulations
     # The paper's numbers were made by its program: where that mode has a column they stand there.
@@ -365,15 +547,24 @@ def _paper_row(row: paper.PaperRow, run: dict[str, Any], notes: Notes, columns: 
         printed = vars(result)
         if column.mode == "paper" and result.value is not None:
             printed = printed | {"note": "; ".join(filter(None, (result.note, paper.BY_ITS_PROGRAM)))}
-        cells.append(_cell(printed, notes, decimals))
+        flaws = tuple(notes.number(text) for text in paper.known_flaws(row, column.name))
+        ran = "" if column.name.startswith(FROM_LABELS) else format_ran([row.table.length_ps] * n)
+        if column.name not in ("stability", "steps_per_second", "ns_per_day"):
+            # It prints no length of the stable part.
+            ran = ran and f"of {ran}"
+        cells.append(replace(_cell(printed, notes, decimals), flaws=flaws, ran=ran))
     return Row(
         kind="paper",
         label=f"{row.label}, paper",
-        detail=f"{row.table.name}; ± is its SD / √{n}",
+        detail=row.table.name,
         data=row.table.data,
         simulated=format_lengths([row.table.length_ps] * n),
         cells=tuple(cells),
-        comparison=compare_with_paper(run, row.table),
+        comparison="",
+        level=level,
+        model=row.model,
+        dataset=row.table.dataset,
+        flaws=tuple(notes.number(text) for text in paper.known_flaws(row)),
     )
 
 
@@ -398,9 +589,10 @@ def _cell(result: dict[str, Any] | None, notes: Notes, decimals: int | None = No
     if result is None:
         return Cell(text=MISSING)
     note = (notes.number(result["note"]),) if result["note"] else ()
+    numbers = {key: result.get(key) for key in ("value", "stderr", "floor", "status", "n_replicas")}
     status = "" if result["status"] == "ok" else result["status"].replace("_", " ")
     if result["value"] is None:
-        return Cell(text=MISSING, status=status, notes=note)
+        return Cell(text=MISSING, status=status, notes=note, result=numbers)
     floor = "" if result["floor"] is None else f"floor {format_number(result['floor'])}"
     prefix = "≥ " if result["status"] == "censored" else ""
     text, error = format_parts(result["value"], result["stderr"], decimals)
@@ -410,4 +602,5 @@ def _cell(result: dict[str, Any] | None, notes: Notes, decimals: int | None = No
         floor=floor,
         status=status,
         notes=note,
+        result=numbers,
     )

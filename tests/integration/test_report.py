@@ -1,6 +1,8 @@
 """The report page: what it says, and that a real browser draws it."""
 
+import csv
 import html
+import io
 import json
 
 import numpy as np
@@ -149,7 +151,7 @@ def page(runs, tmp_path):
 
 def test_page_holds_everything_once(page):
     text = page.read_text(encoding="utf-8")
-    assert text.count("<script>/**\n* plotly.js") == 1
+    assert len(text) < 2_000_000
     for expected in (
         "498.7", "± 3.1", "floor 0.0610", "1 of 2 finished", "unstable", "too short", "± 47",
         "MD17 (original labels), 9,500 training frames", "data: other labels, fewer training frames; length: shorter, fewer runs", "standard deviations over its simulations",
@@ -170,8 +172,8 @@ def test_free_energies_are_drawn_and_own_structures_are_repeated_from_their_file
     )
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     text = build_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"Free energy along φ, data set {DATASET}" in text
-    assert "Free energy along ψ" not in text
+    assert f"{DATASET}: free energy along φ" in text
+    assert "free energy along ψ" not in text
     assert "openmm-mlbench simulate dimer.xml --model mine" in text
 
 
@@ -249,10 +251,23 @@ def test_hostile_names_are_text(page):
     assert "&lt;script&gt;window.hacked = 1&lt;/script&gt;" in text
 
 
-def test_metrics_files_and_folders_are_alike(runs, tmp_path):
-    one = build_report([runs[0]], tmp_path / "one.html").read_text()
-    other = build_report([runs[0] / "metrics.json"], tmp_path / "sub" / "one.html").read_text()
-    assert one == other
+def test_metrics_files_folders_and_folders_of_runs_are_alike(runs, tmp_path):
+    one = build_report(runs, tmp_path / "one.html").read_text()
+    files = build_report([run / "metrics.json" for run in runs], tmp_path / "one.html").read_text()
+    tree = build_report([tmp_path], tmp_path / "one.html").read_text()
+    twice = build_report([tmp_path, runs[0]], tmp_path / "one.html").read_text()
+    assert one == files == tree == twice
+
+
+def test_what_cannot_be_shown_in_a_folder_of_runs_is_listed_and_costs_the_others_nothing(runs, tmp_path):
+    (tmp_path / "campaign" / "c").mkdir(parents=True)
+    (tmp_path / "campaign" / "c" / "run.json").write_text("{}")
+    (runs[1] / "metrics.json").write_text("{")
+    text = html.unescape(build_report([tmp_path], tmp_path / "report.html").read_text())
+    assert "Runs that cannot be shown" in text
+    assert "was not analyzed; run `openmm-mlbench analyze" in text
+    assert "not valid JSON" in text
+    assert f"{DATASET}/schnet" in text
 
 
 def test_a_run_without_curves_or_reference_is_shown(tmp_path):
@@ -270,14 +285,16 @@ def test_what_cannot_be_reported(runs, tmp_path):
         build_report([], tmp_path / "report.html")
     with pytest.raises(ReportError, match=r"nowhere: no such folder or file; give a run folder"):
         build_report([tmp_path / "nowhere"], tmp_path / "report.html")
-    with pytest.raises(ReportError, match=r"holds no run; give a folder that"):
-        build_report([tmp_path], tmp_path / "report.html")
     (tmp_path / "run").mkdir()
+    with pytest.raises(ReportError, match=r"holds no run; give a folder that"):
+        build_report([tmp_path / "run"], tmp_path / "report.html")
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(ReportError, match=r"was not analyzed; run `openmm-mlbench analyze .*/run`"):
         build_report([tmp_path / "run"], tmp_path / "report.html")
     with pytest.raises(ReportError, match="is a folder; give the name"):
         build_report(runs, tmp_path)
+    with pytest.raises(ReportError, match="is a file; give the name of a folder"):
+        build_report(runs, tmp_path / "report.html", figures=runs[0] / "metrics.json")
     (runs[0] / "metrics.json").write_text("{")
     with pytest.raises(ReportError, match="not valid JSON"):
         build_report(runs, tmp_path / "report.html")
@@ -306,57 +323,251 @@ def test_what_cannot_be_reported(runs, tmp_path):
 
 needs_browser = pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine")
 FIGURES = """[...document.querySelectorAll('figure')].map(figure => {
-  const plot = figure.querySelector('.js-plotly-plot .main-svg');
-  const box = plot ? plot.getBoundingClientRect() : {width: 0, height: 0, right: 0};
-  const lines = [...figure.querySelectorAll('.scatterlayer .js-line')].map(line => line.getTotalLength());
-  return {width: box.width, height: box.height, right: box.right, lines: lines};
+  const box = figure.querySelector('svg.plot').getBoundingClientRect();
+  const texts = [...figure.querySelectorAll('svg.plot text')].map(text => text.getBoundingClientRect());
+  const lines = [...figure.querySelectorAll('svg.plot path[clip-path]')].map(line => line.getTotalLength());
+  const size = texts.length ? Math.min(...texts.map(text => text.height)) : 0;
+  const outside = texts.filter(t => t.left < box.left - 2 || t.right > box.right + 2 || t.bottom > box.bottom + 2);
+  return {id: figure.id, width: box.width, height: box.height, right: box.right, texts: texts.length, size: size,
+          outside: outside.length, lines: lines};
 })"""
+ROWS = "[...document.querySelectorAll('table.leaderboard tr.ours th[scope=row] a')].map(link => link.textContent)"
+SHOWN = """[...document.querySelectorAll('table.leaderboard tr')].filter(row => row.offsetParent !== null)
+  .map(row => row.className.split(' ')[0])"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(find_chromium(), tmp_path_factory.mktemp("browser") / "profile") as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser, page):
+    browser.complaints.clear()
+    browser.requests.clear()
+    browser.open(page, 1280)
+    return browser
 
 
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 400])
-def test_browser_draws_every_figure(page, tmp_path, width):
-    with Browser(find_chromium(), tmp_path / "profile") as browser:
-        browser.open(page, width)
-        figures = browser.evaluate(FIGURES)
-        assert browser.complaints == []
-        assert [url for url in browser.requests if not url.startswith("data:")] == [page.resolve().as_uri()]
-        assert browser.evaluate("window.hacked") is None
-        # h(r) of the data set; bonds and temperature of each of two models.
-        assert len(figures) == 5
-        for figure in figures:
-            assert figure["width"] > min(300, width - 100)
-            assert figure["height"] > 250
-            assert figure["right"] <= width
-            assert len(figure["lines"]) >= 2
-            assert min(figure["lines"]) > 10
-        # Nothing sticks out of the page; a table that is too wide scrolls in its own box.
-        assert browser.evaluate("document.documentElement.scrollWidth") <= width
-        box, table = browser.evaluate(
-            "[document.querySelector('.scroll').clientWidth, document.querySelector('table.leaderboard').offsetWidth]"
-        )
-        assert (table > box) == (width == 400)
-        names = browser.evaluate("[...document.querySelectorAll('tr.ours th')].map(cell => cell.innerText)")
-        assert any(HOSTILE in name for name in names)
-        legends = browser.evaluate(
-            "[...document.querySelectorAll('.legendtext')].map(text => text.textContent)"
-        )
-        assert any("window.hacked" in legend for legend in legends)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_browser_draws_every_figure(browser, page, width, theme):
+    browser.complaints.clear()
+    browser.requests.clear()
+    scheme = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.send("Emulation.setEmulatedMedia", features=scheme)
+    browser.open(page, width)
+    browser.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
+    figures = browser.evaluate(FIGURES)
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [page.resolve().as_uri()]
+    assert browser.evaluate("window.hacked") is None
+    names = {figure["id"] for figure in figures}
+    # One Pareto plot, one comparison, two scatter plots, h(r); bonds and temperature of each of two models.
+    assert len(figures) == len(names) == 9
+    for figure in figures:
+        assert figure["width"] > min(300, width - 100), figure
+        assert figure["height"] > 200, figure
+        assert figure["right"] <= width, figure
+        assert figure["texts"] > 5, figure
+        assert figure["outside"] == 0, figure
+        # Small, but to be read.
+        assert figure["size"] >= 9, figure
+        assert len(figure["lines"]) >= 2, figure
+    # Nothing sticks out of the page; a table that is too wide scrolls in its own box.
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    box, table = browser.evaluate(
+        "[document.querySelector('.scroll:has(.leaderboard)').clientWidth, document.querySelector('table.leaderboard').offsetWidth]"
+    )
+    assert (table > box) or width == 1280
+    names = browser.evaluate("[...document.querySelectorAll('tr.ours th')].map(cell => cell.innerText)")
+    assert any(HOSTILE in name for name in names)
+    ground, ink = browser.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('svg.plot text')).fill]"
+    )
+    assert (ground == "rgb(255, 255, 255)") == (theme == "light")
+    assert (ink == "rgb(27, 31, 36)") == (theme == "light")
+    browser.send("Emulation.setEmulatedMedia", features=[])
 
 
 @needs_browser
-def test_browser_check_notices_a_broken_page(page, tmp_path):
+def test_browser_sorts(opened):
+    """A click sorts what is of one kind, each with the paper's row beneath it; a second one turns it round."""
+    assert opened.evaluate(ROWS) == ["SchNet", HOSTILE]
+    click = "[...document.querySelectorAll('table.leaderboard button.sort')].find(b => b.textContent === '{}').click()"
+    opened.evaluate(click.format("Force MAE"))
+    assert opened.evaluate(ROWS) == ["SchNet", HOSTILE]
+    opened.evaluate(click.format("Force MAE"))
+    assert opened.evaluate(ROWS) == [HOSTILE, "SchNet"]
+    heading = "document.querySelector('table.leaderboard th[aria-sort]')"
+    assert opened.evaluate(f"{heading}.getAttribute('aria-sort')") == "descending"
+    below = opened.evaluate(
+        "[...document.querySelectorAll('table.leaderboard tr.ours')].map(row => row.nextElementSibling.innerText.split('\\n')[0])"
+    )
+    assert [text.split(",")[0] for text in below] == ["DeepPot-SE", "SchNet"]
+    # Gaps stay beneath them, under their own heading.
+    kinds = opened.evaluate(
+        "[...document.querySelectorAll('table.leaderboard tbody')].map(body => body.className)"
+    )
+    assert kinds == ["short", "gap"]
+    opened.evaluate(click.format("Model"))
+    assert opened.evaluate(ROWS) == [HOSTILE, "SchNet"]
+    assert opened.complaints == []
+
+
+@needs_browser
+def test_browser_filters(opened):
+    def choose(expression):
+        opened.evaluate(
+            f"(() => {{ const form = document.getElementById('filters'); {expression};"
+            " form.dispatchEvent(new Event('input')); })()"
+        )
+
+    kinds = opened.evaluate(SHOWN)
+    assert (kinds.count("ours"), kinds.count("paper"), kinds.count("gap")) == (2, 7, 5)
+    choose("form.elements.paper.checked = false")
+    assert "paper" not in opened.evaluate(SHOWN)
+    choose("form.elements.gaps.checked = false")
+    assert opened.evaluate(SHOWN) == ["", "level", "ours", "ours"]
+    boxes = "[...form.querySelectorAll('input[name=model]')]"
+    choose(f"{boxes}.forEach(box => {{ box.checked = box.value === 'schnet'; }})")
+    assert opened.evaluate(SHOWN).count("ours") == 1
+    assert opened.evaluate("document.getElementById('filters').elements.shown.value") == "1 of 2 runs shown"
+    runs = opened.evaluate(
+        "[...document.querySelectorAll('details.run')].filter(run => !run.hidden).map(run => run.id)"
+    )
+    assert runs == ["run-ethanol-gfn2-schnet"]
+    # A heading over nothing goes too.
+    choose(f"{boxes}.forEach(box => {{ box.checked = false; }})")
+    assert opened.evaluate(SHOWN) == [""]
+    assert opened.evaluate(
+        "[...document.querySelectorAll('section.figures-of')].every(section => section.hidden)"
+    )
+    opened.evaluate("document.querySelector('#filters button[type=reset]').click()")
+    opened.evaluate("new Promise(done => setTimeout(() => done(1), 50))")
+    assert opened.evaluate(SHOWN).count("ours") == 2
+    choose("form.elements.system.value = 'ethanol'")
+    assert opened.evaluate(SHOWN).count("ours") == 2
+    assert opened.complaints == []
+
+
+@needs_browser
+def test_browser_follows_a_point_to_its_run(opened):
+    """Points of the Pareto plot and rows of the leaderboard lead to the run, which opens."""
+    links = opened.evaluate(
+        "[...document.querySelectorAll('#figure-pareto-ethanol a')].map(link => [link.getAttribute('href'), link.querySelector('title').textContent])"
+    )
+    assert [href for href, _ in links] == [
+        "#run-ethanol-gfn2-schnet",
+        "#run-ethanol-gfn2-x-script-window-hacked-1-script",
+    ] or len(links) == 2
+    href, said = links[0]
+    assert "force MAE 33.2 meV/Å, 512 steps/s, stable for at least" in said
+    opened.evaluate(f"location.hash = {href!r}")
+    opened.evaluate("new Promise(done => setTimeout(() => done(1), 100))")
+    assert opened.evaluate(f"document.querySelector({href!r}).open") is True
+    assert opened.evaluate(f"Math.abs(document.querySelector({href!r}).getBoundingClientRect().top) < 900")
+    missing = opened.evaluate(
+        "[...document.querySelectorAll('a[href^=\"#\"]')].map(a => a.getAttribute('href')).filter(href => !document.querySelector(href))"
+    )
+    assert missing == []
+    assert opened.complaints == []
+
+
+@needs_browser
+def test_browser_saves_tables(opened, page, tmp_path):
+    """What the page saves is what the command writes."""
+    build_report([page.parent / "a", page.parent / "b"], page, tables=tmp_path / "tables")
+    opened.evaluate(
+        "window.saved = {}; URL.createObjectURL = blob => { window.last = blob.text(); return 'blob:'; };"
+        "HTMLAnchorElement.prototype.click = function () { window.saved[this.download] = window.last; }; 1"
+    )
+    opened.evaluate("document.querySelectorAll('.tools button').forEach(button => button.click())")
+    names = opened.evaluate("Object.keys(window.saved)")
+    assert {"leaderboard-ethanol.csv", "numbers.json", "rank-correlations.csv", "replicas.csv"} <= set(names)
+    for name in names:
+        saved = opened.evaluate(f"window.saved[{name!r}]")
+        written = (tmp_path / "tables" / name).read_text(encoding="utf-8")
+        if name.endswith(".json"):
+            assert json.loads(saved) == json.loads(written)
+        else:
+            rows = [list(csv.reader(io.StringIO(text))) for text in (saved, written)]
+            assert len(rows[0]) == len(rows[1])
+            for one, other in zip(*rows, strict=True):
+                assert [same_field(*pair) for pair in zip(one, other, strict=True)] == [True] * len(one)
+    assert opened.complaints == []
+
+
+def same_field(one, other):
+    """JavaScript writes 5.0 as 5 and True as true."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one.lower() == other.lower()
+
+
+@needs_browser
+def test_browser_works_by_keyboard(opened):
+    """Sort buttons, tables, figures' links and the switch of the theme can be reached and pressed."""
+    focusable = opened.evaluate(
+        "[...document.querySelectorAll('button, select, input, a[href], [tabindex=\"0\"], summary')].filter(e => e.tabIndex < 0).length"
+    )
+    assert focusable == 0
+    unnamed = opened.evaluate(
+        "[...document.querySelectorAll('svg.plot')].filter(svg => !(svg.getAttribute('aria-label') || '').length).length"
+    )
+    assert unnamed == 0
+    opened.evaluate("document.getElementById('theme').focus()")
+    for kind in ("keyDown", "char", "keyUp"):
+        opened.send(
+            "Input.dispatchKeyEvent",
+            type=kind,
+            key="Enter",
+            code="Enter",
+            text="\r",
+            windowsVirtualKeyCode=13,
+        )
+    assert opened.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@needs_browser
+def test_browser_check_notices_a_broken_page(browser, page, tmp_path):
     text = page.read_text(encoding="utf-8")
     broken = tmp_path / "broken.html"
     broken.write_text(
-        text.replace("Plotly.newPlot", "Plotly.noPlot", 1).replace(
+        text.replace('document.getElementById("tables")', 'document.getElementById("nothing")').replace(
             "<h1>", '<img src="http://x.invalid/"><h1>'
         )
     )
-    with Browser(find_chromium(), tmp_path / "profile") as browser:
-        browser.open(broken, 1280)
-        complaints = " ".join(browser.complaints)
-        assert "noPlot" in complaints
-        # The page itself forbids everything from outside.
-        assert "Content Security Policy" in complaints
-        assert browser.evaluate(FIGURES)[0]["height"] == 0
+    browser.complaints.clear()
+    browser.open(broken, 1280)
+    complaints = " ".join(browser.complaints)
+    assert "textContent" in complaints
+    # The page itself forbids everything from outside.
+    assert "Content Security Policy" in complaints
+
+
+def test_tables_and_figures_are_written(runs, tmp_path):
+    build_report(runs, tmp_path / "report.html", figures=tmp_path / "figures", tables=tmp_path / "tables")
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"pareto-ethanol.png", "pareto-ethanol.pdf", "h-r-ethanol-gfn2.pdf"} <= figures
+    for path in (tmp_path / "figures").iterdir():
+        head = path.read_bytes()[:5]
+        assert head == (b"%PDF-" if path.suffix == ".pdf" else b"\x89PNG\r")
+    rows = list(csv.DictReader(open(tmp_path / "tables" / "leaderboard-ethanol.csv", encoding="utf-8")))
+    ours = [row for row in rows if row["kind"] == "ours"]
+    assert [row["force_mae [meV/Å]"] for row in ours] == ["33.2", "33.2"]
+    assert [row["covers"] for row in ours] == ["short", "short"]
+    numbers = json.loads((tmp_path / "tables" / "numbers.json").read_text())["rows"]
+    assert len(numbers) == 16
+    assert next(row for row in numbers if row["result"] == "T_rot")["value"] is None
+
+
+def test_the_same_runs_give_the_same_bytes(runs, tmp_path):
+    first = build_report(runs, tmp_path / "report.html", figures=tmp_path / "1").read_bytes()
+    second = build_report(runs, tmp_path / "report.html", figures=tmp_path / "2").read_bytes()
+    assert first == second
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes(), path.name

@@ -5,8 +5,10 @@ import math
 import pytest
 
 from openmm_mlbench.paper import (
+    FLAWS,
     MODELS,
     TABLES,
+    known_flaws,
     paper_parameters,
     paper_results,
     paper_row,
@@ -61,7 +63,25 @@ def test_standard_errors_are_over_the_simulations():
     assert (results["stability"].status, results["force_mae"].stderr) == ("unstable", None)
     six = paper_results(row_of("alanine-dipeptide-explicit", "nequip"))
     assert six["stability"].stderr == pytest.approx(1860 / math.sqrt(6))
-    assert "no target" in six["F_phi_mae"].note
+
+
+def test_known_flaws_are_told_of_the_numbers_they_concern():
+    alanine, water = row_of("alanine-dipeptide-explicit", "nequip"), row_of("water-10k", "schnet")
+    assert "no target" in known_flaws(alanine, "F_phi_mae")[0]
+    assert "2 fs" in known_flaws(alanine, "stability")[0]
+    assert known_flaws(alanine) == known_flaws(alanine, "force_mae") == ()
+    assert "periodic neighbour search" in known_flaws(water)[0]
+    assert "291 K" in known_flaws(water, "rdf_mae_O-O")[0]
+    # Neither NequIP nor DeepPot-SE ran through that search, and molecules have no period.
+    assert known_flaws(row_of("water-10k", "nequip")) == known_flaws(row_of("ethanol", "schnet")) == ()
+
+
+def test_flaws_name_tables_models_and_results_that_there_are():
+    names = {name for table in TABLES for name in table.printed}
+    for flaw in FLAWS:
+        assert set(flaw.tables) <= {table.name for table in TABLES}
+        assert set(flaw.models) <= set(MODELS)
+        assert set(flaw.results) <= names
 
 
 def test_printed_zeros_are_no_errors():

@@ -3,6 +3,8 @@
 import pytest
 
 from openmm_mlbench.paper import BY_ITS_PROGRAM, paper_table
+from openmm_mlbench.report.collection import CONTROL, FULL, SHORT, VARIANT, completeness
+from openmm_mlbench.report.gaps import command_for
 from openmm_mlbench.report.table import (
     MISSING,
     TIMES,
@@ -100,6 +102,7 @@ def test_our_row_and_the_papers():
     ours, paper = make_rows(runs, notes)
     stability = cell_of(ours, "stability", runs)
     assert (stability.text, stability.status, stability.extra) == ("≥ 5.00", "censored", "2 of 2 finished")
+    assert stability.ran.replace("\N{NO-BREAK SPACE}", " ") == f"2 {TIMES} 5 ps"
     assert notes.texts[stability.notes[0] - 1] == "a lower bound"
     h_r = cell_of(ours, "h_r_mae", runs)
     assert (h_r.text, h_r.error, h_r.floor) == ("0.0830", "± 0.0040", "floor 0.0610")
@@ -109,8 +112,8 @@ def test_our_row_and_the_papers():
     printed = cell_of(paper, "stability", runs)
     assert (cell_of(paper, "force_mae", runs).text, printed.text, printed.error) == ("16.8", "247", "± 47")
     assert cell_of(paper, "T_vib", runs).text == MISSING
-    assert paper.comparison == "data: other labels, fewer training frames; length: shorter, fewer runs"
-    assert paper.detail == "Table 3; ± is its SD / √5"
+    assert ours.comparison == "data: other labels, fewer training frames; length: shorter, fewer runs"
+    assert (paper.detail, printed.ran.replace("\N{NO-BREAK SPACE}", " ")) == ("Table 3", f"5 {TIMES} 300 ps")
 
 
 def test_columns_are_what_the_runs_measured():
@@ -226,7 +229,7 @@ def test_two_modes_are_two_columns_and_the_printed_numbers_stand_beside_those_of
     # Table 4 prints 232(59) ps and 0.63(0.04).
     assert [cell.text for cell in paper.cells[1:6]] == [MISSING, "232", MISSING, "0.63", MISSING]
     assert [cell.error for cell in paper.cells[1:5]] == ["", "± 26", "", "± 0.02"]
-    assert paper.comparison == "data: same; length: same"
+    assert ours.comparison == "data: same; length: same"
 
 
 def test_what_is_alike_in_both_modes_is_one_column():
@@ -260,7 +263,7 @@ def test_one_mode_is_one_column_and_is_named_where_it_is_not_the_default():
 def test_a_run_of_one_mode_beside_one_of_both():
     both = both_modes()
     one = both | {"measurements": [m for m in both["measurements"] if m["mode"] != "mdsim"]}
-    first, _, second, _ = make_rows([both, one], Notes())
+    first, _, second = make_rows([both, one], Notes())
     assert [cell.text for cell in first.cells[3:5]] == ["0.100", "0.0900"]
     # The number of one mode is never printed under the other.
     assert [cell.text for cell in second.cells[3:5]] == ["0.100", MISSING]
@@ -302,6 +305,105 @@ def test_errors_on_labels_are_shown_where_there_are_more_than_one():
     (row,) = plain_rows([full], columns, Notes())
     assert [cell.text for cell in row.cells] == ["33.0", "45.0", "0.990", "20.0", "1.50"]
     assert label_columns_of([make_metrics([result("force_mae", value=33.0)])]) == ()
+
+
+def full_run(**changes):
+    """Ethanol as long as its protocol: five replicas of 300 ps."""
+    replicas = [{"time_ps": 300.0, "stable_ps": 300.0, "broke": False}] * 5
+    provenance = {"protocol": {"replicas": 5}, "model": {"archive_sha256": "1"}}
+    settings = {
+        "length_ps": 300.0,
+        "full_length_ps": 300.0,
+        "n_replicas": 5,
+        "replicas": replicas,
+        "provenance": provenance,
+    }
+    return settings | changes
+
+
+def test_runs_are_as_complete_as_what_is_still_unknown_of_them():
+    def level(**changes):
+        return completeness(make_metrics(**full_run(**changes))["run"])
+
+    survivor, cut = (
+        {"time_ps": 300.0, "stable_ps": 300.0, "broke": False},
+        {"time_ps": 5.0, "stable_ps": 5.0, "broke": False},
+    )
+    broken = {"time_ps": 5.5, "stable_ps": 5.0, "broke": True}
+    assert level() == FULL
+    assert level(replicas=[survivor] * 4) == SHORT
+    assert level(replicas=[survivor] * 4 + [cut]) == SHORT
+    # Who broke has nothing more to tell, however short the run was asked to be.
+    assert level(replicas=[broken] * 5, length_ps=10.0) == FULL
+    assert level(replicas=[broken] * 4 + [cut], length_ps=10.0) == SHORT
+    assert level(protocol="ethanol-langevin") == VARIANT
+    assert level(protocol="ethanol-langevin", replicas=[cut]) == SHORT
+    potential = {"model": {"archive_sha256": None, "source": "Duan et al."}, "protocol": {"replicas": 5}}
+    assert level(architecture=None, provenance=potential) == CONTROL
+
+
+def test_a_survivor_of_a_short_run_is_a_lower_bound_and_stands_apart():
+    results = [
+        result("stability", status="unstable", value=4.0, stderr=0.5),
+        result("n_finished", value=1.0),
+        result("force_mae", value=10.0),
+        result("h_r_mae", value=0.2, stderr=0.01),
+    ]
+    replicas = [
+        {"time_ps": 5.0, "stable_ps": 5.0, "broke": False},
+        {"time_ps": 3.5, "stable_ps": 3.0, "broke": True},
+    ]
+    short = make_metrics(results, **full_run(length_ps=5.0, n_replicas=2, replicas=replicas))
+    full = make_metrics([result("force_mae", value=20.0), result("stability", value=300.0)], **full_run())
+    runs = [short, full]
+    rows = make_rows(runs, Notes())
+    # However accurate: first the full run, the paper's beneath it, then the short one without a second one.
+    assert [(row.kind, row.level) for row in rows] == [("ours", FULL), ("paper", FULL), ("ours", SHORT)]
+    cell = cell_of(rows[2], "stability", runs)
+    assert (cell.text, cell.error, cell.status, cell.rank) == ("at least 4.00 ps", "", "censored", 4.0)
+    assert cell.ran.replace("\N{NO-BREAK SPACE}", " ") == "8.5 ps of 2 replicas"
+    assert cell_of(rows[2], "h_r_mae", runs).ran.replace("\N{NO-BREAK SPACE}", " ") == "8 ps of 2 replicas"
+    assert cell_of(rows[2], "force_mae", runs).ran == ""
+    assert (
+        rows[2].simulated.replace("\N{NO-BREAK SPACE}", " ")
+        == f"1 {TIMES} 5 ps, 1 {TIMES} 3.5 ps of 5 {TIMES} 300 ps"
+    )
+
+
+def test_what_was_not_run_is_a_row_with_its_command():
+    runs = [make_metrics([result("force_mae", value=20.0)], **full_run())]
+    rows = make_rows(runs, Notes(), gaps=True)
+    gaps = [row for row in rows if row.kind == "gap"]
+    assert [row.model for row in gaps] == [
+        "deeppot-se", "dimenet", "forcenet", "gemnet-t", "gemnet-dt", "nequip",
+    ]  # fmt: skip
+    assert gaps[1].command == (
+        "openmm-mlbench simulate ethanol --model ethanol/dimenet -o runs/ethanol-dimenet && "
+        "openmm-mlbench analyze runs/ethanol-dimenet"
+    )
+    # The paper's row beside each of them too.
+    after = [rows[rows.index(row) + 1] for row in gaps]
+    assert all((row.kind, row.model) == ("paper", gap.model) for row, gap in zip(after, gaps, strict=True))
+
+
+def test_models_without_shipped_weights_are_trained_first():
+    command = command_for("water-10k", "water", "nequip", "nve")
+    steps = [step.split()[1] for step in command.split(" && ")]
+    assert steps == ["train", "export", "simulate", "analyze"]
+    assert "simulate water-nve --model models/water-10k/nequip.pt" in command
+
+
+def test_known_flaws_of_the_paper_are_marked():
+    runs = [
+        make_metrics(
+            [result("rdf_mae_O-O", value=0.1)], dataset="water-10k", system="water", protocol="water"
+        )
+    ]
+    notes = Notes()
+    _, paper = make_rows(runs, notes)
+    assert "periodic neighbour search" in notes.texts[paper.flaws[0] - 1]
+    assert "291 K" in notes.texts[cell_of(paper, "rdf_mae_O-O", runs).flaws[0] - 1]
+    assert cell_of(paper, "force_mae", runs).flaws == ()
 
 
 def test_equal_notes_are_one_footnote():
