@@ -8,7 +8,7 @@ import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import openmm
@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from openmm import app, unit
 
-from openmm_mlbench.errors import PotentialError
-from openmm_mlbench.export.ahead_of_time import specialise
+from openmm_mlbench.errors import ModelError, PotentialError
+from openmm_mlbench.export.ahead_of_time import both_forms, specialise, specialise_periodic
 from openmm_mlbench.export.archive import Archive, find_archive
 from openmm_mlbench.export.block_diagonal import script_copies, trace_copies
 from openmm_mlbench.export.card import Card, Origin
+from openmm_mlbench.export.compiled import compile_molecule
 from openmm_mlbench.forces.copies import Copies, Evaluate
 from openmm_mlbench.forces.drivers import Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
@@ -30,7 +31,9 @@ from openmm_mlbench.units import NM_PER_ANGSTROM
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-EVALUATIONS = ("auto", "autograd", "ahead-of-time")
+EVALUATIONS = ("auto", "autograd", "ahead-of-time", "fixed-shapes")
+# A box that shrank below this part of its heights may need images that fixed lists do not have.
+_SHRINK = 0.99
 
 
 class Potential:
@@ -46,6 +49,9 @@ class Potential:
         description: what a run folder records about it.
         engine: what evaluates the force that was made last, or None.
     """
+
+    # What a simulation begins with makes a difference to the forces.
+    takes_positions: ClassVar[bool] = True
 
     def __init__(self, archive: Archive, driver: str = "auto") -> None:
         self.archive = archive
@@ -81,6 +87,8 @@ class Potential:
         atoms: Sequence[int] | None = None,
         periodic: bool = False,
         evaluation: str = "auto",
+        positions_nm: NDArray[np.float64] | None = None,
+        box_nm: NDArray[np.float64] | None = None,
     ) -> torch.jit.ScriptModule:
         """The TorchScript module for these atoms.
 
@@ -89,7 +97,12 @@ class Potential:
             atoms: places of the selected atoms in the System, or None for all.
             periodic: whether box vectors will be given.
             evaluation: ``ahead-of-time`` (no autograd at run time; small molecules in open
-                space), ``autograd``, or ``auto``: the first where it serves.
+                space), ``fixed-shapes`` (the same in a box, with lists of fixed length that suit
+                ``positions_nm``), ``autograd`` (pairs are searched and gradients taken at each call), or
+                ``auto``: the first where it serves; in a box, with positions and where there is a GPU, a
+                module that has fixed shapes there and searches on a processor; else the third.
+            positions_nm: (n_selected, 3), an ordinary configuration in the box.
+            box_nm: (3, 3), its box.
         """
         if evaluation not in EVALUATIONS:
             raise PotentialError(
@@ -108,13 +121,58 @@ class Potential:
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
                 f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
             )
-        if static and evaluation != "autograd":
+        if static and evaluation not in ("autograd", "fixed-shapes"):
             model = self.archive.load_eager()
             model.atomic_numbers, model.atoms = numbers, places
             return specialise(model, _spread_positions(len(numbers)))
+        fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
+        if fixed is not None and evaluation == "fixed-shapes":
+            return fixed
         script = self.archive.load_script().eval()
         script.atomic_numbers, script.atoms = numbers, places
-        return script
+        return script if fixed is None else both_forms(fixed, script)
+
+    def _fixed_shapes(
+        self,
+        numbers: torch.Tensor,
+        atoms: torch.Tensor,
+        evaluation: str,
+        positions_nm: NDArray[np.float64] | None,
+        box_nm: NDArray[np.float64] | None,
+    ) -> torch.jit.ScriptModule | None:
+        """The form with lists of fixed length, where it is asked for or of use."""
+        if positions_nm is None or box_nm is None:
+            if evaluation == "fixed-shapes":
+                raise PotentialError(
+                    "fixed-shapes evaluation needs a periodic box and positions=, which say how long the neighbour lists "
+                    "have to be; give both, or use evaluation='auto'"
+                )
+            return None
+        if evaluation != "fixed-shapes" and (
+            evaluation != "auto" or self.card.origin is not None or not torch.cuda.is_available()
+        ):
+            return None
+        model = self.archive.load_eager()
+        model.atomic_numbers, model.atoms = numbers, atoms
+        positions, box = torch.as_tensor(positions_nm), torch.as_tensor(box_nm)
+        return specialise_periodic(model, positions, box, shrink=_SHRINK)
+
+    def _compiled(
+        self, atomic_numbers: Sequence[int], atoms: Sequence[int] | None, *, periodic: bool
+    ) -> tuple[Any, str]:
+        """Machine code for a PythonForce and how it came about, or None and why there is none."""
+        if self.card.origin is not None or periodic or not 1 < len(atomic_numbers) <= ALL_PAIRS_LIMIT:
+            return None, "" if self.card.origin is not None else "not compiled: its pair list has no fixed length"
+        self._check_species(atomic_numbers)
+        numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
+        places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            start = _spread_positions(len(numbers))
+            module = compile_molecule(self.archive, numbers, places, start, device)
+        except ModelError as error:
+            return None, f"not compiled, and slower: {error}"
+        return module, module.note
 
     def add_to(
         self,
@@ -125,6 +183,7 @@ class Potential:
         force_group: int = 0,
         driver: str = "auto",
         evaluation: str = "auto",
+        positions: Any = None,
     ) -> openmm.Force:
         """Add the learned force to a System and return it.
 
@@ -135,6 +194,9 @@ class Potential:
             force_group: of the new force.
             driver: see :func:`openmm_mlbench.forces.drivers.make_force`.
             evaluation: see :meth:`module`.
+            positions: (n_atoms, 3) of all atoms, nm or a quantity: where a simulation begins.  In a box they
+                give a GPU neighbour lists of fixed length, which need no word from the host; a System with a
+                barostat gets searched ones all the same.
 
         Raises:
             PotentialError: an element, the box or an index does not fit, or a bond is free that
@@ -146,8 +208,20 @@ class Potential:
                 f"the System has {n_particles} particles, the topology {n_atoms} atoms; give the pair that belongs together"
             )
         chosen = None if atoms is None else list(atoms)
+        if any(_changes_the_box(force) for force in system.getForces()):
+            if evaluation == "fixed-shapes":
+                raise PotentialError(
+                    "this System has a barostat, and neighbour lists of fixed length would forbid volumes that its pressure "
+                    "allows; use evaluation='auto'"
+                )
+            positions = None
         force = self.create_force(
-            topology, chosen, force_group=force_group, driver=driver, evaluation=evaluation
+            topology,
+            chosen,
+            force_group=force_group,
+            driver=driver,
+            evaluation=evaluation,
+            positions=positions,
         )
         self.check_rigid_bonds(system, chosen)
         system.addForce(force)
@@ -161,6 +235,7 @@ class Potential:
         force_group: int = 0,
         driver: str = "auto",
         evaluation: str = "auto",
+        positions: Any = None,
     ) -> openmm.Force:
         """The learned force by itself; arguments and errors as of :meth:`add_to`."""
         everything = list(topology.atoms())
@@ -185,7 +260,7 @@ class Potential:
         if box is not None:
             self.check_box(box)
         driver = self.driver if driver == "auto" else driver
-        module = self.module(numbers, atoms=chosen, periodic=box is not None, evaluation=evaluation)
+        start_nm, box_nm = _start(positions, chosen, box, len(everything))
         origin = self.card.origin
         if origin is not None and origin.driver == "pythonforce":
             if driver == "torchforce":
@@ -194,8 +269,22 @@ class Potential:
                 )
             driver = origin.driver
         chosen_driver, reason = choose_driver(driver)
+        module, note = None, ""
+        if chosen_driver == "pythonforce" and evaluation == "auto":
+            module, note = self._compiled(numbers, chosen, periodic=box is not None)
+        if module is None:
+            module = self.module(
+                numbers,
+                atoms=chosen,
+                periodic=box is not None,
+                evaluation=evaluation,
+                positions_nm=start_nm,
+                box_nm=box_nm,
+            )
         force = make_force(module, periodic=box is not None, driver=chosen_driver)
-        self.engine = Engine(driver=chosen_driver, reason=reason, cuda_graphs=uses_cuda_graphs(force))
+        self.engine = Engine(
+            driver=chosen_driver, reason=reason, cuda_graphs=uses_cuda_graphs(force), note=note
+        )
         force.setForceGroup(force_group)
         force.setName(f"openmm-mlbench {self.id}")
         return force
@@ -208,6 +297,7 @@ class Potential:
         hydrogenMass: Any = None,
         driver: str = "auto",
         evaluation: str = "auto",
+        positions: Any = None,
     ) -> openmm.System:
         """A System whose only interactions are learned; keywords as of ``ForceField.createSystem``.
 
@@ -218,7 +308,8 @@ class Potential:
             removeCMMotion: add a CMMotionRemover.
             hydrogenMass: mass of hydrogens, taken from the atom each is bonded to.
             driver: ``torchforce``, ``pythonforce`` or ``auto``.
-            evaluation: ``ahead-of-time``, ``autograd`` or ``auto``.
+            evaluation: see :meth:`module`.
+            positions: see :meth:`add_to`.
 
         Raises:
             PotentialError: an element, the box or the constraints do not fit the model.
@@ -229,7 +320,7 @@ class Potential:
             _move_mass_to_hydrogens(system, topology, hydrogenMass)
         for i, j, length_A in constrained:
             system.addConstraint(i, j, length_A * NM_PER_ANGSTROM)
-        self.add_to(system, topology, driver=driver, evaluation=evaluation)
+        self.add_to(system, topology, driver=driver, evaluation=evaluation, positions=positions)
         if removeCMMotion:
             system.addForce(openmm.CMMotionRemover())
         return system
@@ -295,9 +386,9 @@ class Potential:
         return MLBenchCalculator(self)
 
     def _check_imported(self, origin: Origin, *, periodic: bool, evaluation: str) -> None:
-        if evaluation == "ahead-of-time":
+        if evaluation in ("ahead-of-time", "fixed-shapes"):
             raise PotentialError(
-                f"{self.id} was imported from {origin.kind}; ahead-of-time evaluation serves this package's own networks, "
+                f"{self.id} was imported from {origin.kind}; {evaluation} evaluation serves this package's own networks, "
                 "use evaluation='autograd'"
             )
         if periodic and not origin.any_box:
@@ -410,6 +501,26 @@ def _evaluation_by_copy(module: torch.jit.ScriptModule, n_copies: int) -> Evalua
         return energies.cpu().numpy(), forces.cpu().numpy().reshape(n_copies, -1, 3)
 
     return evaluate
+
+
+def _changes_the_box(force: openmm.Force) -> bool:
+    return "Barostat" in type(force).__name__
+
+
+def _start(
+    positions: Any, atoms: Sequence[int] | None, box: Any, n_atoms: int
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """Positions of the chosen atoms and the box, nm, or None where there are no positions or no box."""
+    if positions is None or box is None:
+        return None, None
+    plain = positions.value_in_unit(unit.nanometer) if unit.is_quantity(positions) else positions
+    array = np.array(plain, dtype=float)
+    if array.shape != (n_atoms, 3) or not np.isfinite(array).all():
+        raise PotentialError(
+            f"positions have shape {array.shape} or are not finite; give (n_atoms, 3) = ({n_atoms}, 3), in nm or as a quantity"
+        )
+    vectors = np.array(box.value_in_unit(unit.nanometer), dtype=float)
+    return array if atoms is None else array[list(atoms)], vectors
 
 
 def _spread_positions(n_atoms: int) -> torch.Tensor:

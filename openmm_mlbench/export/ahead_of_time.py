@@ -181,12 +181,16 @@ def graph_without_autograd(
 
 
 class _Specialised(nn.Module):
-    """Runs a traced graph on float64 positions and returns forces in the dtype that came."""
+    """Runs a traced graph on float64 positions and returns forces in the dtype that came.
+
+    ``capturable``: shapes are fixed and nothing is asked of the host, so a CUDA graph can replay it.
+    """
 
     atoms: Tensor
 
     def __init__(self, core: torch.jit.ScriptModule, atoms: Tensor) -> None:
         super().__init__()
+        self.capturable = True
         self.core = core
         self.register_buffer("atoms", atoms)
 
@@ -194,7 +198,7 @@ class _Specialised(nn.Module):
         # Positions arrive requiring a gradient; recording one would undo the gain.
         with torch.no_grad():
             where = positions.detach()
-            selected = where if self.atoms.size(0) == 0 else where[self.atoms]
+            selected = where if self.atoms.size(0) == 0 else where.index_select(0, self.atoms)
             energy, selected_forces = self.core(selected.to(torch.float64))
             forces = selected_forces.to(where.dtype)
             if self.atoms.size(0) > 0:
@@ -238,13 +242,14 @@ class _SpecialisedPeriodic(nn.Module):
 
     def __init__(self, core: torch.jit.ScriptModule, atoms: Tensor) -> None:
         super().__init__()
+        self.capturable = True
         self.core = core
         self.register_buffer("atoms", atoms)
 
     def forward(self, positions: Tensor, box_vectors: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             where = positions.detach()
-            selected = where if self.atoms.size(0) == 0 else where[self.atoms]
+            selected = where if self.atoms.size(0) == 0 else where.index_select(0, self.atoms)
             energy, selected_forces = self.core(
                 selected.to(torch.float64), box_vectors.detach().to(torch.float64)
             )
@@ -262,7 +267,7 @@ def specialise_periodic(
 
     Made for GPUs, also with CUDA graphs; a processor gains nothing from it.  Pairs live in a list of
     fixed length (:mod:`openmm_mlbench.models.padded_pairs`), and so does what networks lay out by atom or
-    species: if one overflows, the energy and all forces are NaN.
+    species: if one overflows, the energy is infinite and all forces are NaN.
 
     Args:
         model: with ``atomic_numbers`` and ``atoms`` set for the topology.
@@ -288,11 +293,32 @@ def specialise_periodic(
             model.atomic_numbers, pairs.pair_index, pairs.filled, lengths
         )
         energy, forces = model.evaluate(pairs.pair_vectors, pairs.pair_index, topology)
-        # Also where an atom has no pairs that could carry the NaN.
+        # Also where an atom has no pairs that could carry the NaN.  OpenMM's barostat accepts a trial whose
+        # energy is NaN, and refuses one whose energy is infinite.
         full = pairs.full | crowded
-        lost = torch.full_like(energy, float("nan"))
-        return torch.where(full, lost, energy), torch.where(full, lost.to(forces.dtype), forces)
+        energy = torch.where(full, torch.full_like(energy, float("inf")), energy)
+        return energy, torch.where(full, torch.full_like(forces, float("nan")), forces)
 
     core = trace_without_autograd(model, energy_and_forces, example)
     with torch.no_grad():
         return torch.jit.script(_SpecialisedPeriodic(core, model.atoms))
+
+
+class _BothForms(nn.Module):
+    """Fixed shapes on a GPU, which then waits for nobody; searched lists on a processor, which has no use for padding."""
+
+    def __init__(self, fixed: torch.jit.ScriptModule, searched: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.capturable = True
+        self.fixed = fixed
+        self.searched = searched
+
+    def forward(self, positions: Tensor, box_vectors: Tensor) -> tuple[Tensor, Tensor]:
+        if positions.is_cuda:
+            return self.fixed(positions, box_vectors)
+        return self.searched(positions, box_vectors)
+
+
+def both_forms(fixed: torch.jit.ScriptModule, searched: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """One module with both forms of a network in a box; where the positions are decides which one runs."""
+    return torch.jit.script(_BothForms(fixed, searched))

@@ -1,5 +1,6 @@
 """One replica in a Context of its own: from its start frame to its end, or to its collapse."""
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MLBenchError, SimulationError
+from openmm_mlbench.files import write_text
 from openmm_mlbench.simulation.barostat import seed_barostat
 from openmm_mlbench.simulation.checkpoint import (
     INDEX,
@@ -22,6 +24,12 @@ from openmm_mlbench.simulation.checkpoint import (
     state_xml,
 )
 from openmm_mlbench.simulation.dossier import FullRate, Observation
+from openmm_mlbench.simulation.fixed_lists import (
+    NOTE,
+    CollapseUnderFixedLists,
+    has_fixed_lists,
+    line_of,
+)
 from openmm_mlbench.simulation.logbook import Logbook, tell
 from openmm_mlbench.simulation.metadynamics.bias import Bias, make_bias
 from openmm_mlbench.simulation.metadynamics.hills import cut_back
@@ -98,7 +106,15 @@ def _run_locked(
     else:
         remove_dossier(task.folder)
         remove_temporaries(task.folder)
-    return _Replica(task, system, checkpoint, notify, should_stop).run()
+    try:
+        return _Replica(task, system, checkpoint, notify, should_stop).run()
+    except CollapseUnderFixedLists as suspicion:
+        checkpoint = next(iter(read_checkpoints(task.folder)), None)
+        line = line_of(task.folder.name, suspicion.stop, checkpoint.time_ps if checkpoint else 0.0)
+    logging.getLogger(__name__).warning(line)
+    status = _run_locked(replace(task, resume=True, searched_lists=True), None, notify, should_stop)
+    write_text(task.folder / NOTE, line + "\n")
+    return status
 
 
 def is_nan(error: Exception) -> bool:
@@ -126,7 +142,8 @@ class _Replica:
         self.ahead_steps = checkpoint.ahead_steps if checkpoint else 0
         # A bias is added for good, so it wants a System of its own.
         if system is None or self.bias is not None:
-            system = create_system(task.provider, task.protocol, topology)
+            start_nm = None if task.searched_lists else task.positions_nm
+            system = create_system(task.provider, task.protocol, topology, start_nm)
         self.system = system
         if self.bias is not None:
             self.bias.add_to(system)
@@ -331,6 +348,8 @@ class _Replica:
 
     def _collapse(self, stop: Stop) -> ReplicaStatus:
         """Write the dossier, then the status that makes it valid."""
+        if has_fixed_lists(self.system):
+            raise CollapseUnderFixedLists(stop)
         book = self.book
 
         def repeat(atomic_numbers: NDArray[np.int64]) -> FullRate:

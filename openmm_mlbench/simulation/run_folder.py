@@ -38,6 +38,7 @@ _REPLICA_FILES = (
     "COLVAR",
     "plumed.dat",
     "plumed.log",
+    "searched-lists.txt",
 )
 _DOSSIER_FILES = ("dossier.json", "frames.csv", "frames.dcd", "full-rate.csv", "full-rate.dcd", "error.txt")
 _REPLICA_FOLDER = re.compile(r"replica-\d+")

@@ -118,7 +118,8 @@ def run_protocol(
     places = choose_starts(protocol, start_frames, n_replicas)
     bonds, equilibrium = _watched_bonds(protocol, start_frames, reference_bonds, equilibrium_A)
     # Made here once, so that a misfit of model and molecule is found before anything is written.
-    system = create_system(provider, protocol, topology)
+    first_nm, _ = start_configuration(start_frames, int(places[0]))
+    system = create_system(provider, protocol, topology, first_nm)
     _check_cells(protocol, system, start_frames)
     plan = Plan(
         protocol=protocol,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.barostat import add_barostat
+from openmm_mlbench.simulation.fixed_lists import start_of_lists
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan
 from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
 from openmm_mlbench.simulation.platforms import PlatformChoice
@@ -21,9 +22,9 @@ class ForceProvider(Interface):
 
     ``description`` is plain JSON and names the model: keys ``model``,
     ``archive_sha256``, ``dataset`` and ``card``.  With ``jobs`` above one the
-    provider is pickled and made again in each process.  One that also has
-    ``create_replicas``, see :class:`openmm_mlbench.simulation.copies.BatchProvider`, can run
-    several replicas in one Context.
+    provider is pickled and made again in each process.  Replicas of one that also has
+    ``create_copies(topology, n_copies)``, which returns :class:`openmm_mlbench.forces.copies.Copies`,
+    can share a Context.
     """
 
     @property
@@ -57,6 +58,7 @@ class ReplicaTask:
         box_nm: (3, 3), rows are the box vectors of the start frame, nm, or None: those of the structure, if any.
         window: judges windows of frames, or None.
         bias: how metadynamics is carried out, or None.
+        searched_lists: make no neighbour lists of fixed length.
     """
 
     replica: int
@@ -77,6 +79,7 @@ class ReplicaTask:
     box_nm: NDArray[np.float64] | None = None
     window: WindowCriterion | None = None
     bias: BiasPlan | None = None
+    searched_lists: bool = False
 
 
 def asked_constraints(protocol: Protocol) -> Any:
@@ -86,19 +89,31 @@ def asked_constraints(protocol: Protocol) -> Any:
     return {"none": None, "h-bonds": app.HBonds}[protocol.constraints]
 
 
-def create_system(provider: ForceProvider, protocol: Protocol, topology: Any) -> Any:
+def create_system(
+    provider: ForceProvider,
+    protocol: Protocol,
+    topology: Any,
+    positions_nm: NDArray[np.float64] | None = None,
+) -> Any:
     """The provider's System with the protocol's constraints and barostat, its centre of mass kept at rest.
 
     OpenMM's Nose-Hoover counts 3N - 3 degrees of freedom only where the System
     has a CMMotionRemover; without one the internal temperature would be wrong
     by a factor of up to (3N) / (3N - 3).
 
+    Args:
+        provider: the forces.
+        protocol: how to simulate.
+        topology: OpenMM topology.
+        positions_nm: (n_atoms, 3), where it begins; without them neighbour lists are searched at each step.
+
     Raises:
         SimulationError: a barostat for forces without energy, or without a cell.
     """
     import openmm
 
-    system = provider.create_system(topology, constraints=asked_constraints(protocol))
+    start = {} if positions_nm is None else start_of_lists(protocol, provider, positions_nm)
+    system = provider.create_system(topology, constraints=asked_constraints(protocol), **start)
     if not any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces()):
         system.addForce(openmm.CMMotionRemover())
     if protocol.ensemble == "NPT":
