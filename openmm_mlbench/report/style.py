@@ -181,7 +181,8 @@ def to_svg(figure: "Figure", name: str, alt: str, links: dict[str, str] | None =
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     for target, said in (links or {}).items():
-        opening = f'<a xlink:href="{html.escape(target)}">'
+        # Matplotlib would open them in a window of their own.
+        opening = f'<a xlink:href="{html.escape(target)}" target="_blank">'
         text = text.replace(
             opening, f'<a href="{html.escape(target)}"><title>{html.escape(said, quote=False)}</title>'
         )
