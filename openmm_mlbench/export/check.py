@@ -51,11 +51,83 @@ class CheckRow:
         return self.tolerance is None or self.measured <= self.tolerance
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a check sends a model's calls through.
+
+    Args:
+        driver: ``torchforce``, ``pythonforce`` or ``auto``.
+        platform: OpenMM platform, or ``auto``.
+        precision: of the platform, or ``auto``.
+        threads: of the processor, or None.
+        note: is told in one line what was chosen.
+    """
+
+    driver: str = "auto"
+    platform: str = "Reference"
+    precision: str = "auto"
+    threads: int | None = None
+    note: Callable[[str], None] | None = None
+
+
+class _Driven:
+    """A model in OpenMM, as a simulation calls it."""
+
+    def __init__(self, archive: Archive, setup: Setup) -> None:
+        from openmm_mlbench.potential import Potential
+
+        self.potential = Potential(archive, setup.driver)
+        self.setup = setup
+        # By atomic numbers and whether there is a box.
+        self.contexts: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, numbers: Tensor, positions: Tensor, box: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Energy and forces of positions (n_atoms, 3) in a box (3, 3) or none, nm."""
+        key = (tuple(numbers.tolist()), box is not None)
+        if key not in self.contexts:
+            self.contexts[key] = self._context(numbers.tolist(), box)
+        context = self.contexts[key]
+        if box is not None:
+            context.setPeriodicBoxVectors(*box.numpy())
+        context.setPositions(positions.double().numpy())
+        state = context.getState(energy=True, forces=True)
+        forces = torch.as_tensor(np.array(state.getForces(asNumpy=True)._value))  # noqa: SLF001
+        return torch.tensor(state.getPotentialEnergy()._value, dtype=torch.float64), forces  # noqa: SLF001
+
+    def _context(self, numbers: list[int], box: Tensor | None) -> Any:
+        import openmm
+        from openmm import app, unit
+
+        from openmm_mlbench.simulation.platforms import choose_platform, create_context, limit_threads
+
+        topology, system = app.Topology(), openmm.System()
+        residue = topology.addResidue("X", topology.addChain())
+        for number in numbers:
+            topology.addAtom("X", app.Element.getByAtomicNumber(number), residue)
+            system.addParticle(1.0)
+        if box is not None:
+            topology.setPeriodicBoxVectors(box.numpy() * unit.nanometer)
+            system.setDefaultPeriodicBoxVectors(*box.numpy())
+        system.addForce(self.potential.create_force(topology))
+        setup = self.setup
+        choice = choose_platform(
+            setup.platform, system, setup.threads, setup.precision, engine=self.potential.engine
+        )
+        if setup.note is not None and not self.contexts:
+            setup.note(choice.line)
+        limit_threads(choice.threads)
+        return create_context(system, openmm.VerletIntegrator(0.001), choice)
+
+
 class _Checker:
     """Measurements on one structure; of an imported model on its script, because it has no eager form."""
 
     def __init__(
-        self, archive: Archive, atomic_numbers: NDArray[np.int64], positions_nm: NDArray[np.float64]
+        self,
+        archive: Archive,
+        atomic_numbers: NDArray[np.int64],
+        positions_nm: NDArray[np.float64],
+        setup: Setup | None = None,
     ) -> None:
         self.archive = archive
         self.card = archive.card
@@ -69,6 +141,7 @@ class _Checker:
         )
         # Where a model serves nothing but periodic boxes, everything is measured in one.
         self.base_box = self._box() if self.origin is not None and not self.origin.open_space else None
+        self.driven: _Driven | None = None
         self.energy, self.forces = self.evaluate(self.positions)
         self.force_size = float(self.forces.abs().max())
         # What is not a number goes on and passes no gate.
@@ -82,6 +155,11 @@ class _Checker:
         thermal = len(self.numbers) * 300.0 * BOLTZMANN_KJMOL_K
         self.energy_size = max(abs(float(self.energy) - self._energy_of_free_atoms()), thermal)
         self.tolerance = TOLERANCES[self.card.dtype]
+        # What has been measured so far is the model itself, which the driver is held to.
+        if setup is not None:
+            self.driven = _Driven(archive, setup)
+            if setup.platform != "Reference":
+                self.tolerance = FLOAT32_TOLERANCE
 
     @staticmethod
     def _with_numbers(module: Any, numbers: Tensor) -> Any:
@@ -91,6 +169,8 @@ class _Checker:
     def evaluate(self, positions: Tensor, box: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Energy and forces, in the base box if there is one and no other is given."""
         box = self.base_box if box is None else box
+        if self.driven is not None:
+            return self.driven(self.model.atomic_numbers, positions, box)
         energy, forces = self.model(positions) if box is None else self.model(positions, box)
         return energy, forces
 
@@ -140,7 +220,9 @@ class _Checker:
         return self.difference(*specialise(self.model, self.positions)(self.positions))
 
     def in_openmm(self) -> float:
-        """The model's driver on the Reference platform, as a Context sees it."""
+        """The model's driver on the Reference platform, or that of the check, as a Context sees it."""
+        if self.driven is not None:
+            return self.difference(*self.evaluate(self.positions))
         import openmm
         from openmm import unit
 
@@ -255,14 +337,18 @@ class _Checker:
         return self.difference(energy, forces, *self.evaluate(self.positions, box))
 
     def net_force(self) -> float:
-        return float(torch.linalg.vector_norm(self.forces.double().sum(0))) / self.force_size
+        _, forces = self.evaluate(self.positions)
+        return float(torch.linalg.vector_norm(forces.double().sum(0))) / self.force_size
 
     def float64(self) -> float:
         return self.difference(*self._double()(self.positions))
 
     def float32_positions(self) -> float:
         """The contract under single precision: dtype and memory layout of the forces."""
-        energy, forces = self.evaluate(self.positions.float())
+        positions = self.positions.float()
+        energy, forces = (
+            self.model(positions) if self.base_box is None else self.model(positions, self.base_box)
+        )
         if forces.dtype != torch.float32 or energy.dtype != torch.float64 or not forces.is_contiguous():
             return float("nan")
         return self.difference(energy, forces)
@@ -321,6 +407,7 @@ def check_archive(
     atomic_numbers: NDArray[np.int64],
     positions_nm: NDArray[np.float64],
     *,
+    setup: Setup | None = None,
     on_row: Callable[[CheckRow], None] | None = None,
 ) -> list[CheckRow]:
     """Measure everything that an exported model promises.
@@ -329,6 +416,7 @@ def check_archive(
         archive: the model.
         atomic_numbers: (n_atoms,), an ordinary structure of its species.
         positions_nm: (n_atoms, 3), nm.
+        setup: that calls go through, in OpenMM, wherever they need not be eager; none if None.
         on_row: called after each measurement.
 
     Returns:
@@ -336,15 +424,20 @@ def check_archive(
 
     Raises:
         ModelError: a species of the structure is not among the model's.
+        PotentialError: the driver does not work.
+        SimulationError: platform, precision or threads cannot be had.
     """
     unseen = sorted({int(number) for number in atomic_numbers} - set(archive.card.species))
     if unseen:
         raise ModelError(
             f"{archive.id} does not know the atomic numbers {unseen}; give a structure made of {archive.card.species}"
         )
-    checker = _Checker(archive, atomic_numbers, positions_nm)
+    checker = _Checker(archive, atomic_numbers, positions_nm, setup)
     claims, tolerance = archive.card.claims, checker.tolerance
     plan = _plan_of_imported(checker) if archive.card.origin is not None else _plan(checker)
+    if setup is not None and archive.card.origin is None and claims.conservative:
+        slope = max(SLOPE_TOLERANCES[archive.card.dtype], tolerance)
+        plan.append(("forces against differences of the energy, in OpenMM", checker.along_the_forces, slope))
     plan += [
         ("rotation", checker.rotation, tolerance if claims.rotation else None),
         ("inversion (parity)", checker.parity, tolerance if claims.parity else None),
