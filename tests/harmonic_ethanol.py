@@ -4,6 +4,7 @@ The force constants have the size of a general organic force field, so the
 O-H stretch near 3600 per cm is as stiff for a 0.5 fs step as the real one.
 """
 
+import copy
 import itertools
 from collections import defaultdict
 
@@ -12,6 +13,7 @@ import openmm
 from openmm import app
 
 from openmm_mlbench.data.frames import Frames
+from openmm_mlbench.forces.copies import Copies
 
 ATOMIC_NUMBERS = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
 NAMES = ("C1", "C2", "O3", "H4", "H5", "H6", "H7", "H8", "H9")
@@ -85,6 +87,61 @@ class HarmonicEthanol:
         for force in (bonds, angles, torsions, openmm.CMMotionRemover()):
             system.addForce(force)
         return system
+
+
+class CopiedEthanol(HarmonicEthanol):
+    """Ethanol of which several replicas can share a Context; one of them may be another provider's.
+
+    Args:
+        odd: by the number of a copy, the provider that makes its System.
+    """
+
+    def __init__(self, odd=None):
+        super().__init__()
+        self.odd = odd or {}
+
+    def create_copies(self, topology, n_copies):
+        singles = [
+            self.odd.get(number, super(CopiedEthanol, self)).create_system(topology)
+            for number in range(n_copies)
+        ]
+        system = openmm.System()
+        for number, one in enumerate(singles):
+            for atom in range(9):
+                system.addParticle(one.getParticleMass(atom))
+            for force in one.getForces():
+                if not isinstance(force, openmm.CMMotionRemover):
+                    system.addForce(_moved(force, 9 * number))
+        platform = openmm.Platform.getPlatformByName("Reference")
+        contexts = [openmm.Context(one, openmm.VerletIntegrator(0.001), platform) for one in singles]
+
+        def evaluate(positions_nm, box_nm):
+            energies, forces = [], []
+            for context, own in zip(contexts, positions_nm, strict=True):
+                context.setPositions(own)
+                state = context.getState(energy=True, forces=True)
+                energies.append(state.getPotentialEnergy()._value)
+                forces.append(state.getForces(asNumpy=True)._value)
+            return np.array(energies), np.array(forces)
+
+        return Copies(system=system, n_copies=n_copies, evaluate=evaluate)
+
+
+def _moved(force, first):
+    """A bonded force with its terms on atoms further on."""
+    result = copy.deepcopy(force)
+    kinds = {
+        openmm.HarmonicBondForce: ("Bond", 2),
+        openmm.HarmonicAngleForce: ("Angle", 3),
+        openmm.PeriodicTorsionForce: ("Torsion", 4),
+        openmm.CustomBondForce: ("Bond", 2),
+    }
+    term, n = kinds[type(force)]
+    for index in range(getattr(force, f"getNum{term}s")()):
+        parameters = getattr(force, f"get{term}Parameters")(index)
+        atoms = [atom + first for atom in parameters[:n]]
+        getattr(result, f"set{term}Parameters")(index, *atoms, *parameters[n:])
+    return result
 
 
 class BreakingEthanol(HarmonicEthanol):

@@ -416,7 +416,8 @@ class _Batch:
             self._collapse({copy: self.books[copy].exploded(step, error) for copy in lost})
             return
         culprits = self.context.culprits()
-        if culprits:
+        # What each of several does by itself is the engine's doing.
+        if culprits and (len(culprits) < len(self.books) or len(self.books) == 1):
             for copy, book in self._part(list(culprits)).items():
                 self._ended(book.fail(culprits[copy]))
                 book.close()

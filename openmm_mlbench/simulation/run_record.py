@@ -41,7 +41,7 @@ _SAME = (
     "metadynamics",
 )
 # ... and what each session that worked on it notes for itself; the top level is that of the first.
-_SESSION = ("platform", "versions", "git_commit", "host")
+_SESSION = ("platform", "batching", "versions", "git_commit", "host")
 _PACKAGES = ("openmm", "openmmtorch", "torch", "numpy")
 
 
@@ -61,6 +61,7 @@ class Plan:
         platform: OpenMM platform.
         window: judges windows of frames, or None.
         bias: how metadynamics is carried out, or None.
+        batching: who shares a Context and why, see ``batching.plan_batch``.
     """
 
     protocol: Protocol
@@ -74,6 +75,7 @@ class Plan:
     platform: PlatformChoice
     window: WindowCriterion | None = None
     bias: BiasPlan | None = None
+    batching: dict[str, Any] | None = None
 
     @property
     def n_replicas(self) -> int:
@@ -100,7 +102,7 @@ def write_run_record(out: Path, plan: Plan, *, resume: bool) -> None:
         # Runs of older versions kept their first session only.
         sessions = former.get("sessions") or [_session(former)]
         record["sessions"] = [*sessions, *record["sessions"]]
-        record |= {key: former[key] for key in _SESSION}
+        record |= {key: former.get(key) for key in _SESSION}
         record["length_ps"] = max(record["length_ps"], former["length_ps"])
     else:
         remove_run(out)
@@ -131,7 +133,8 @@ def is_recorded(out: Path, plan: Plan) -> bool:
 
 def _session(record: dict[str, Any]) -> dict[str, Any]:
     """What one session notes: where and with which versions it ran, and how long the run should become."""
-    return {key: record[key] for key in (*_SESSION, "length_ps", "replicas")}
+    # Older versions noted less.
+    return {key: record.get(key) for key in (*_SESSION, "length_ps", "replicas")}
 
 
 def _run_record(plan: Plan) -> dict[str, Any]:
@@ -188,6 +191,7 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "rdf_windows": None if plan.window is None else dict(plan.window.description),
         "metadynamics": None if plan.bias is None else asdict(plan.bias),
         "platform": asdict(plan.platform),
+        "batching": plan.batching,
         "versions": _versions(),
         "git_commit": _git_commit(),
         "host": {"machine": host.machine(), "system": host.platform()},

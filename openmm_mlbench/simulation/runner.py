@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.protocol import Protocol
+from openmm_mlbench.simulation.batch import BatchEndedError, run_batch
+from openmm_mlbench.simulation.batching import Batch, plan_batch
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan, plan_bias
 from openmm_mlbench.simulation.metadynamics.walkers import cut_back_walkers
 from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
@@ -71,6 +73,7 @@ def run_protocol(
     metadynamics: str = "auto",
     walkers: str = "independent",
     only: Sequence[int] | None = None,
+    batch_replicas: str = "off",
 ) -> list[ReplicaStatus]:
     """Run a protocol's replicas into a run folder.
 
@@ -101,6 +104,8 @@ def run_protocol(
         walkers: ``independent``, or ``shared``: all replicas run at once and feel each other's hills.
         only: these replicas, while other processes run others of the same folder at the same time; the record
             is written by whoever comes first, and again where the run shall become longer or larger.
+        batch_replicas: ``on``: all replicas in one Context; ``off``: one by one; ``auto``: whichever a short timing
+            finds faster, and a resumed run as it began.
 
     Returns:
         The status of every replica that was asked for: finished, unstable (a result) or failed.
@@ -146,6 +151,10 @@ def run_protocol(
         )
     plan = dataclasses.replace(plan, bias=bias)
     make_folder(out, resume=resume, overwrite=overwrite)
+    tasks = _tasks(out, plan, provider, topology, resume=resume)
+    tasks = [task for task in tasks if only is None or task.replica in only]
+    batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=note)
+    plan = dataclasses.replace(plan, batching=batching)
     if only is not None:
         # Each replica has a lock of its own; that of the run is for its record.
         with locked(out, wait_s=_RECORD_WAIT_S):
@@ -156,9 +165,9 @@ def run_protocol(
             _write_record(out, plan, resume=resume)
         if resume and bias is not None and bias.walkers == "shared":
             cut_back_walkers([replica_folder(out, i) for i in range(n_replicas)], plan.n_steps)
-        tasks = _tasks(out, plan, provider, topology, resume=resume)
-        tasks = [task for task in tasks if only is None or task.replica in only]
-        if min(jobs, len(tasks)) > 1:
+        if batch is not None:
+            statuses = _run_together(batch, tasks, system, progress, stopped, note)
+        elif min(jobs, len(tasks)) > 1:
             statuses = run_in_processes(tasks, jobs, progress, stopped)
         else:
             statuses = _run_here(tasks, system, progress, stopped)
@@ -222,6 +231,32 @@ def _run_here(
             break
         statuses.append(run_replica(task, system=system, notify=progress, should_stop=stopped.is_set))
     return statuses
+
+
+def _run_together(
+    batch: Batch,
+    tasks: list[ReplicaTask],
+    system: Any,
+    progress: ProgressCallback | None,
+    stopped: threading.Event,
+    note: Callable[[str], None] | None,
+) -> list[ReplicaStatus]:
+    """The batch, then one by one whoever does not belong to it or could not stay in it."""
+    try:
+        ended = run_batch(batch.tasks, batch.context, notify=progress, should_stop=stopped.is_set)
+    except BatchEndedError as error:
+        if note is not None:
+            note(f"replicas go on one by one from their latest checkpoints: {error}")
+        ended = {}
+    begun = {task.replica for task in batch.tasks}
+    others = [
+        # What the batch left is to be gone on with.
+        dataclasses.replace(task, resume=task.resume or task.replica in begun)
+        for task in tasks
+        if task.replica not in ended
+    ]
+    ended |= {status.replica: status for status in _run_here(others, system, progress, stopped)}
+    return [ended[replica] for replica in sorted(ended)]
 
 
 @contextmanager

@@ -176,8 +176,8 @@ class SharedContext:
         """Live copies whose positions or velocities are not finite."""
         state = self.context.getState(positions=True, velocities=True)
         values = numbers(state.getPositions(asNumpy=True)) + numbers(state.getVelocities(asNumpy=True))
-        finite = np.isfinite(self._by_copy(values)).all((1, 2))
-        return [copy for copy in self.live if not finite[copy]]
+        blocks = self._by_copy(values)
+        return [copy for copy in self.live if not np.isfinite(blocks[copy]).all()]
 
     def culprits(self) -> dict[int, Exception]:
         """Live copies whose present configuration, by itself, makes the engine raise an error."""

@@ -272,7 +272,15 @@ def test_every_session_is_kept(tmp_path):
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [session["length_ps"] for session in record["sessions"]] == [0.2, 0.4, 0.4]
     for session in record["sessions"]:
-        assert set(session) == {"platform", "versions", "git_commit", "host", "length_ps", "replicas"}
+        assert set(session) == {
+            "platform",
+            "batching",
+            "versions",
+            "git_commit",
+            "host",
+            "length_ps",
+            "replicas",
+        }
         assert session["versions"]["openmm"]
     assert record["versions"] == record["sessions"][0]["versions"]
 

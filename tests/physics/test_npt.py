@@ -14,8 +14,8 @@ import pytest
 
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.simulation.platforms import choose_platform
-from openmm_mlbench.simulation.task import create_system, read_structure
 from openmm_mlbench.simulation.runner import run_protocol
+from openmm_mlbench.simulation.task import create_system, read_structure
 from openmm_mlbench.units import BOLTZMANN_KJMOL_K
 
 TEMPERATURE_K, PRESSURE_BAR = 120.0, 10.0

@@ -15,8 +15,8 @@ import pytest
 
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.simulation.momenta import compute_temperatures, draw_velocities
-from openmm_mlbench.simulation.task import create_system
 from openmm_mlbench.simulation.runner import run_protocol
+from openmm_mlbench.simulation.task import create_system
 
 EQUILIBRATION_PS = 5.0
 N_BLOCKS = 20
