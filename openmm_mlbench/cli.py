@@ -16,6 +16,7 @@ from rich.table import Table
 from openmm_mlbench import __version__
 from openmm_mlbench.errors import MLBenchError
 from openmm_mlbench.measure import app as measure_app
+from openmm_mlbench.training.options import HELP as TRAIN_HELP
 
 app = typer.Typer(
     help="Learned force fields, driven by OpenMM, judged by the simulations they produce.",
@@ -393,44 +394,34 @@ def data_convert(
 @app.command()
 def train(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Architecture; `openmm-mlbench models` lists them.")],
-    system: Annotated[str, typer.Argument(help="Name of a system or data set, or a file.")],
+    model: Annotated[str, typer.Argument(help=TRAIN_HELP["model"])],
+    system: Annotated[str, typer.Argument(help=TRAIN_HELP["system"])],
     out: OutOption,
     data: DataOption = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Training and validation frames as in the paper: 1k (950 and 50), 10k, 20k, 40k, 90k; the data set's default split if not given."
-        ),
-    ] = None,
-    labels: Annotated[str | None, typer.Option(help="Label set of an MD17 file: md17 or rmd17.")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="paper; fast, for about 1,000 frames and limited time; or a YAML file. Of a resumed run: its own.",
-            show_default="fast",
-        ),
-    ] = None,
-    train_frames: Annotated[int | None, typer.Option(help="Training frames, instead of --size.")] = None,
-    validation_frames: Annotated[int, typer.Option(help="With --train-frames.")] = 50,
-    test_frames: Annotated[int, typer.Option(help="With --train-frames.")] = 1000,
-    epochs: Annotated[int | None, typer.Option(help="Upper limit; the recipe's if not given.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Upper limit of computing time, over all resumes.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Frames per step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At the start.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of weights, batch order and, with --train-frames, the split; 0.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; one is fastest below 100 atoms.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on in the same folder.")] = False,
+    size: Annotated[str | None, typer.Option(help=TRAIN_HELP["size"])] = None,
+    labels: Annotated[str | None, typer.Option(help=TRAIN_HELP["labels"])] = None,
+    recipe: Annotated[str | None, typer.Option(help=TRAIN_HELP["recipe"], show_default="fast")] = None,
+    train_frames: Annotated[int | None, typer.Option(help=TRAIN_HELP["train_frames"])] = None,
+    validation_frames: Annotated[int, typer.Option(help=TRAIN_HELP["validation_frames"])] = 50,
+    test_frames: Annotated[int, typer.Option(help=TRAIN_HELP["test_frames"])] = 1000,
+    epochs: Annotated[int | None, typer.Option(help=TRAIN_HELP["epochs"])] = None,
+    minutes: Annotated[float | None, typer.Option(help=TRAIN_HELP["minutes"])] = None,
+    batch_size: Annotated[int | None, typer.Option(help=TRAIN_HELP["batch_size"])] = None,
+    learning_rate: Annotated[float | None, typer.Option(help=TRAIN_HELP["learning_rate"])] = None,
+    seed: Annotated[int | None, typer.Option(help=TRAIN_HELP["seed"])] = None,
+    device: Annotated[str, typer.Option(help=TRAIN_HELP["device"])] = "auto",
+    threads: Annotated[int, typer.Option(help=TRAIN_HELP["threads"])] = 1,
+    processes: Annotated[int, typer.Option(help=TRAIN_HELP["processes"])] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help=TRAIN_HELP["resume"])] = False,
 ) -> None:
     """Train a network; export best.pt of the folder afterwards."""
-    from openmm_mlbench.training.progress import TrainingDisplay
-    from openmm_mlbench.training.start import Request, new_trainer
+    from openmm_mlbench.training.launch import train as train_as_requested
+    from openmm_mlbench.training.launch import train_in_processes, without_processes
+    from openmm_mlbench.training.start import Request
 
+    if processes != 1:
+        train_in_processes(processes, without_processes(list(context.obj or [])[1:]))
+        return
     request = Request(
         model=model,
         source=system,
@@ -452,12 +443,9 @@ def train(
         resume=resume,
         command=_command_line(context),
     )
-    trainer = new_trainer(request, _say)
-    with TrainingDisplay(f"{model} on {trainer.frames.name}", trainer.last_epoch) as display:
-        best = trainer.run(resume=resume, on_epoch=display)
-    print(
-        f"{best}: validation force MAE {trainer.best_force_mae:.1f} meV/A after {trainer.epoch} epochs, {trainer.seconds / 60:.1f} min"
-    )
+    line = train_as_requested(request, _say)
+    if line is not None:
+        print(line)
 
 
 def _command_line(context: typer.Context) -> str:
@@ -603,12 +591,21 @@ def check(
     structure: Annotated[
         Path | None, typer.Option(help="PDB of an ordinary structure; the system's own if not given.")
     ] = None,
+    driver: Annotated[
+        str | None,
+        typer.Option(help="Send the calls through it: torchforce, pythonforce (compiled) or auto."),
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option(help="OpenMM platform for them, or auto; Reference if not given.")
+    ] = None,
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
 ) -> None:
     """Prove an exported model: exit code 1 when a claim of its card fails."""
     import torch
 
     from openmm_mlbench.export.archive import find_archive
-    from openmm_mlbench.export.check import check_archive
+    from openmm_mlbench.export.check import Setup, check_archive
     from openmm_mlbench.topology import read_structure
     from openmm_mlbench.units import NM_PER_ANGSTROM
     from openmm_mlbench.workflow import archive_structure
@@ -620,7 +617,16 @@ def check(
     else:
         topology, positions_A = read_structure(structure)
         numbers, positions = topology.atomic_numbers, positions_A * NM_PER_ANGSTROM
-    rows = check_archive(archive, numbers, positions)
+    setup = None
+    if (driver, platform, precision, threads) != (None, None, "auto", None):
+        setup = Setup(
+            driver=driver or "auto",
+            platform=platform or "Reference",
+            precision=precision,
+            threads=threads,
+            note=_say,
+        )
+    rows = check_archive(archive, numbers, positions, setup=setup)
     _print_check(rows)
     if not all(row.passed for row in rows):
         raise typer.Exit(1)
@@ -656,6 +662,10 @@ def simulate(
     threads: ThreadsOption = None,
     driver: DriverOption = "auto",
     jobs: Annotated[int, typer.Option(help="Runs at a time, each a process of its own.")] = 1,
+    batch_replicas: Annotated[
+        str,
+        typer.Option(help="All runs in one Context: on, off, or auto: if a short timing finds that faster."),
+    ] = "auto",
     seed: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
     data: DataOption = None,
     metadynamics: Annotated[
@@ -687,6 +697,7 @@ def simulate(
         precision=precision,
         threads=threads,
         jobs=jobs,
+        batch_replicas=batch_replicas,
         seed=seed,
         resume=resume,
         overwrite=overwrite,
@@ -800,13 +811,19 @@ def run(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Analyzed run folders.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="Analyzed run folders, their metrics.json, or folders of such runs.")
+    ],
     out: OutOption = Path("report.html"),
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for every figure as PNG and PDF, one column wide.")
+    ] = None,
+    tables: Annotated[Path | None, typer.Option(help="Folder for every table as CSV and JSON.")] = None,
 ) -> None:
-    """Write one self-contained page about runs."""
+    """Write one self-contained page: leaderboards, the paper's figures remade, gaps, every run."""
     from openmm_mlbench.report.page import build_report
 
-    print(build_report(runs, out))
+    print(build_report(results, out, figures=figures, tables=tables))
 
 
 @app.command()

@@ -46,6 +46,7 @@ class Recipe:
         normalize_labels: compute the losses in units of that RMS force (energies: of it times 1 A), and
             scale outputs with it.  The authors divide energies by their own standard deviation, which no
             energy whose gradient is the force can follow.
+        tf32: on GPUs, multiply float32 matrices with the 10 bits of mantissa of TF32.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Recipe:
     random_rotations: bool = False
     learn_scale: bool = True
     normalize_labels: bool = False
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:

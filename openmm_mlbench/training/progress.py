@@ -2,19 +2,20 @@
 
 import sys
 import time
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from openmm_mlbench.training.trainer import Trainer
 
 PLAIN_INTERVAL_S = 30.0
 
 
 class TrainingDisplay:
-    """A bar on a terminal, a line every half minute elsewhere.
+    """A bar on a terminal, a line every half minute elsewhere and where rich is not installed.
 
     Args:
         label: what is trained.
@@ -29,8 +30,9 @@ class TrainingDisplay:
         self._printed = 0.0
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and find_spec("rich") is not None:
             from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
                 TextColumn("{task.description}"),

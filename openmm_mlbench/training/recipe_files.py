@@ -1,8 +1,8 @@
 """Recipes in files: ``recipes/<model>.yaml`` of this package, or a user's own.
 
 A recipe holds keys of :class:`~openmm_mlbench.training.config.Recipe`, of which
-``systems`` may replace some for a system, and ``sizes``, inside a system, for a
-number of training frames.  A file of this package holds several recipes by
+``systems`` may replace some for a system, ``sizes``, inside a system, for a
+number of training frames, and ``gpu``, in a recipe or inside a system, on GPUs.  A file of this package holds several recipes by
 name, a user's file one.
 """
 
@@ -29,7 +29,9 @@ SIZES = {
 }
 
 
-def recipe_for(model: str, name: str = "fast", system: str | None = None, size: str | None = None) -> Recipe:
+def recipe_for(
+    model: str, name: str = "fast", system: str | None = None, size: str | None = None, *, gpu: bool = False
+) -> Recipe:
     """A recipe by model and name, for a system.
 
     Args:
@@ -37,13 +39,14 @@ def recipe_for(model: str, name: str = "fast", system: str | None = None, size: 
         name: ``paper``, ``fast``, or a file.
         system: folder in systems/; a recipe that says nothing about it, and None, mean the values for MD17.
         size: label of the number of training frames, a key of ``SIZES``.
+        gpu: with what the recipe replaces on GPUs.
 
     Raises:
         TrainingError: there is no such recipe, or its file is not valid: file and key are named.
     """
     path = FOLDER / f"{model}.yaml"
     if name.lower().endswith(ENDINGS):
-        return _resolve(_checked(_read(Path(name)), name, model), name, model, system, size)
+        return _resolve(_checked(_read(Path(name)), name, model), name, model, (system, size, gpu))
     if not path.is_file():
         known = [known for known in ARCHITECTURES if (FOLDER / f"{known}.yaml").is_file()]
         raise TrainingError(f"model {model!r} has no recipe; use one of {', '.join(known)}")
@@ -53,7 +56,7 @@ def recipe_for(model: str, name: str = "fast", system: str | None = None, size: 
             f"recipe {name!r} of {model} is not known; use one of {', '.join(recipes)}, or give a file ({', '.join(ENDINGS)})"
         )
     where = f"{path}: {name}"
-    return _resolve(_checked(recipes[name], where, model), where, model, system, size)
+    return _resolve(_checked(recipes[name], where, model), where, model, (system, size, gpu))
 
 
 def recipe_names(model: str) -> tuple[str, ...]:
@@ -127,10 +130,12 @@ def _checked(values: Any, where: str, model: str) -> dict[str, Any]:
             raise TrainingError(
                 f"{where}: model is {stated!r}, asked for is {model!r}; give the recipe of that one"
             )
-    _check_keys(values, where, model, extra=("systems",))
-    for system, changes in (values.get("systems") or {}).items():
-        _check_keys(changes, f"{where}: systems: {system}", model, extra=("sizes",))
-        for size, more in (changes.get("sizes") or {}).items():
+    _check_keys(values, where, model, extra=("systems", "gpu"))
+    _check_keys(values.get("gpu", {}), f"{where}: gpu", model, extra=())
+    for system, changes in values.get("systems", {}).items():
+        _check_keys(changes, f"{where}: systems: {system}", model, extra=("sizes", "gpu"))
+        _check_keys(changes.get("gpu", {}), f"{where}: systems: {system}: gpu", model, extra=())
+        for size, more in changes.get("sizes", {}).items():
             here = f"{where}: systems: {system}: sizes: {size}"
             if size not in SIZES:
                 raise TrainingError(f"{here}: not a known size; use one of {', '.join(SIZES)}")
@@ -168,15 +173,19 @@ def _check_hyperparameters(values: Any, where: str, model: str) -> None:
             raise TrainingError(f"{where}: key {key!r} is not known; known are {', '.join(known)}")
 
 
-def _resolve(values: dict[str, Any], where: str, model: str, system: str | None, size: str | None) -> Recipe:
-    """One recipe of the general values and those for a system and size, which replace them key by key."""
-    changes = (values.get("systems") or {}).get(system) or {}
-    layers = [values, changes, (changes.get("sizes") or {}).get(size) or {}]
+def _resolve(
+    values: dict[str, Any], where: str, model: str, place: tuple[str | None, str | None, bool]
+) -> Recipe:
+    """One recipe for a system, size and device: the special values replace the general ones key by key."""
+    system, size, gpu = place
+    changes = values.get("systems", {}).get(system, {})
+    layers = [values, values.get("gpu", {}) if gpu else {}]
+    layers += [changes, changes.get("gpu", {}) if gpu else {}, changes.get("sizes", {}).get(size, {})]
     merged: dict[str, Any] = {}
     hyperparameters: dict[str, Any] = {}
     for layer in layers:
-        hyperparameters |= layer.get("hyperparameters") or {}
-        merged |= {key: value for key, value in layer.items() if key not in {"systems", "sizes"}}
+        hyperparameters |= layer.get("hyperparameters", {})
+        merged |= {key: value for key, value in layer.items() if key not in {"systems", "sizes", "gpu"}}
     hints = get_type_hints(Recipe)
     for key, value in merged.items():
         if hints[key] is float:

@@ -13,6 +13,7 @@ from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError, TrainingError
 from openmm_mlbench.training.config import Recipe
+from openmm_mlbench.training.distributed import ALONE, Group
 from openmm_mlbench.training.recipe_files import SIZES, recipe_for
 from openmm_mlbench.training.trainer import Trainer, load_checkpoint
 
@@ -46,7 +47,7 @@ class Request:
         batch_size: frames per step.
         learning_rate: at the start.
         seed: of weights, batch order and, with train_frames, the split.
-        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; of several processes each takes its own GPU.
         threads: of torch on processors.
         resume: go on in ``out``.
         command: what the user typed, for the card.
@@ -73,12 +74,16 @@ class Request:
     command: str = ""
 
 
-def new_trainer(request: Request, say: Callable[[str], None] = print) -> Trainer:
+def new_trainer(
+    request: Request, say: Callable[[str], None] = print, group: Group = ALONE, device: str | None = None
+) -> Trainer:
     """A trainer that has everything but has not begun.
 
     Args:
         request: what to train and how.
         say: receives what was chosen where the user left it open.
+        group: the processes that train together.
+        device: that of this process, instead of the request's.
 
     Raises:
         TrainingError: recipe, device or numbers do not fit.
@@ -87,12 +92,29 @@ def new_trainer(request: Request, say: Callable[[str], None] = print) -> Trainer
     if request.threads < 1:
         raise TrainingError(f"threads is {request.threads}; use 1 or more")
     torch.set_num_threads(request.threads)
-    device = chosen_device(request.device)
+    device = chosen_device(request.device) if device is None else device
     name = dataset_for(request.source, request.size, say)
     entry = next((entry for entry in list_datasets() if entry.name == name), None)
-    recipe = _recipe(request, None if entry is None else entry.system, request.size or size_in_name(name))
+    system = None if entry is None else entry.system
+    own = group.of_first(_recipe_of_run(request))
+    recipe = _changed(
+        own
+        or recipe_for(
+            request.model,
+            request.recipe or DEFAULT_RECIPE,
+            system,
+            request.size or size_in_name(name),
+            gpu=device.startswith("cuda"),
+        ),
+        request,
+    )
     frames = load_dataset(name, request.labels, path=request.data)
-    return Trainer(recipe, frames, split_for(request, name, frames), request.out, device, request.command)
+    if group.size > recipe.batch_size:
+        raise TrainingError(
+            f"{group.size} processes for batches of {recipe.batch_size} frames; start at most as many, or give a larger --batch-size"
+        )
+    split = split_for(request, name, frames)
+    return Trainer(recipe, frames, split, request.out, device, request.command, group)
 
 
 def chosen_device(device: str) -> str:
@@ -127,17 +149,21 @@ def size_in_name(name: str) -> str | None:
     return ending if ending in SIZES else None
 
 
-def _recipe(request: Request, system: str | None, size: str | None) -> Recipe:
-    """The recipe with the request's changes; a resumed run keeps its own unless one is asked for."""
+def _recipe_of_run(request: Request) -> Recipe | None:
+    """The recipe of the run to be resumed, unless another is asked for: that of a name may have changed since."""
     last = request.out / "last.pt"
-    if request.resume and request.recipe is None and last.is_file():
-        recipe = Recipe.from_dict(json.loads(load_checkpoint(last)["recipe"]))
-        if recipe.model != request.model:
-            raise TrainingError(
-                f"{last} is a run of {recipe.model}, asked for is {request.model}; give that model, or another folder"
-            )
-    else:
-        recipe = recipe_for(request.model, request.recipe or DEFAULT_RECIPE, system, size)
+    if not request.resume or request.recipe is not None or not last.is_file():
+        return None
+    recipe = Recipe.from_dict(json.loads(load_checkpoint(last)["recipe"]))
+    if recipe.model != request.model:
+        raise TrainingError(
+            f"{last} is a run of {recipe.model}, asked for is {request.model}; give that model, or another folder"
+        )
+    return recipe
+
+
+def _changed(recipe: Recipe, request: Request) -> Recipe:
+    """The recipe with what the request replaces."""
     return recipe.with_overrides(
         max_epochs=request.epochs,
         max_minutes=request.minutes,

@@ -6,15 +6,15 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from openmm_mlbench import __version__
@@ -26,8 +26,13 @@ from openmm_mlbench.models.force_field import Batcher, ForceField
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.registry import build_network
 from openmm_mlbench.topology import rigid_hydrogen_bonds
+from openmm_mlbench.training.batches import FrameBatches, LabelledTensors, turned
 from openmm_mlbench.training.config import Recipe
+from openmm_mlbench.training.distributed import ALONE, Group, contact, synchronised
 
+# Between checkpoints for --resume; the last epochs before a cut are taken again.
+SAVE_INTERVAL_S = 60.0
+VALIDATION_BATCH = 50
 LOG_COLUMNS = (
     "epoch",
     "step",
@@ -39,41 +44,6 @@ LOG_COLUMNS = (
     "best_force_mae_meV_A",
     "seconds",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledTensors:
-    """Frames as tensors on the training device; energies are relative to the reference.
-
-    Args:
-        positions: (n_frames, n_atoms, 3), A.
-        cells: (n_frames, 3, 3), A, or None.
-        energies: (n_frames,), eV, or None.
-        forces: (n_frames, n_atoms, 3), eV/A.
-    """
-
-    positions: Tensor
-    cells: Tensor | None
-    energies: Tensor | None
-    forces: Tensor
-
-    @classmethod
-    def from_frames(
-        cls, frames: Frames, reference_energy: float, device: torch.device, dtype: torch.dtype
-    ) -> "LabelledTensors":
-        """Copy frames to the device; energies lose their reference in float64 first."""
-        if frames.forces is None:
-            raise TrainingError(f"{frames.name} has no forces; training needs them")
-
-        def tensor(array: Any) -> Tensor:
-            return torch.as_tensor(array, device=device).to(dtype)
-
-        return cls(
-            positions=tensor(frames.positions),
-            cells=None if frames.cells is None else tensor(frames.cells),
-            energies=None if frames.energies is None else tensor(frames.energies - reference_energy),
-            forces=tensor(frames.forces),
-        )
 
 
 def fit_reference_energies(frames: Frames) -> np.ndarray:
@@ -166,15 +136,29 @@ def force_loss(errors: Tensor, kind: str) -> Tensor:
     return errors.square().mean() if kind == "mse" else errors.abs().mean()
 
 
-def rotated(data: LabelledTensors, matrices: Tensor) -> LabelledTensors:
-    """Frames turned by one rotation matrix each, (n_frames, 3, 3); energies stay."""
-    turned = matrices.transpose(1, 2)
-    return replace(
-        data,
-        positions=data.positions @ turned,
-        cells=None if data.cells is None else data.cells @ turned,
-        forces=data.forces @ turned,
-    )
+@contextmanager
+def _arithmetic(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """Products of float32 matrices in TF32 where the recipe says so and the GPU can."""
+    before = torch.get_float32_matmul_precision()
+    if recipe.tf32 and device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _Loss(nn.Module):
+    """A force field as a module whose forward is the loss of a batch, which is what gradients of several processes need."""
+
+    def __init__(self, force_field: ForceField, compute: Callable[[Tensor, Tensor | None], Tensor]) -> None:
+        super().__init__()
+        self.force_field = force_field
+        self._compute = compute
+
+    def forward(self, places: Tensor, rotations: Tensor | None) -> Tensor:
+        """Loss of the training frames at these places."""
+        return self._compute(places, rotations)
 
 
 class Trainer:
@@ -191,6 +175,7 @@ class Trainer:
         folder: made if needed.
         device: where data, network and loss live.
         command: what started the run, for the card.
+        group: the processes that train together; each is given the same arguments.
     """
 
     def __init__(
@@ -201,6 +186,7 @@ class Trainer:
         folder: Path,
         device: str = "cpu",
         command: str = "",
+        group: Group = ALONE,
     ) -> None:
         if len(split.validation) == 0:
             raise TrainingError(
@@ -211,20 +197,24 @@ class Trainer:
         self.constraint_bonds = _constraint_bonds(frames)
         self.split = split
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.group = group
+        if group.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.device = torch.device(device)
         self.command = command
         training_frames = frames.select(split.train)
         self.force_field = new_force_field(recipe, training_frames).to(self.device)
+        synchronised(self.force_field, group)
         reference = float(self.force_field.reference_energy())
         # What losses are computed in units of: eV/A, and eV.
         self.label_unit = float(self.force_field.scale) if recipe.normalize_labels else 1.0
-        dtype = torch.float32
-        self.training = LabelledTensors.from_frames(training_frames, reference, self.device, dtype)
-        self.validation = LabelledTensors.from_frames(
-            frames.select(split.validation), reference, self.device, dtype
+        self.training, self.validation = (
+            FrameBatches(
+                self.force_field, LabelledTensors.from_frames(some, reference, self.device, torch.float32)
+            )
+            for some in (training_frames, frames.select(split.validation))
         )
-        self.batcher = Batcher(self.force_field)
+        module = _Loss(self.force_field, self._step_loss)
         self.optimizer = torch.optim.AdamW(
             self.force_field.parameters(),
             lr=recipe.learning_rate,
@@ -241,6 +231,7 @@ class Trainer:
             if recipe.ema_decay > 0
             else None
         )
+        self._training_loss = group.wrap(module, group.size > 1 and self._some_unused())
         self.epoch = 0
         self.step = 0
         self.seconds = 0.0
@@ -257,6 +248,13 @@ class Trainer:
         return averaged
 
     @property
+    def has_batch_statistics(self) -> bool:
+        """Whether a layer normalises with means over a batch."""
+        return any(
+            isinstance(module, nn.BatchNorm1d | nn.SyncBatchNorm) for module in self.force_field.modules()
+        )
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one pass over the training frames."""
         return -(-len(self.split.train) // self.recipe.batch_size)
@@ -269,13 +267,27 @@ class Trainer:
         return min(self.recipe.max_epochs, -(-self.recipe.max_steps // self.steps_per_epoch))
 
     def loss(
-        self, force_field: ForceField, data: LabelledTensors, places: Tensor, *, training: bool
+        self,
+        force_field: ForceField,
+        batches: FrameBatches,
+        places: Tensor,
+        rotations: Tensor | None = None,
+        *,
+        training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, absolute energy errors (eV) and absolute force errors (eV/A) of the frames at these places."""
-        cells = None if data.cells is None else data.cells[places]
-        batch = self.batcher(data.positions[places], cells)
-        energies, forces = force_field(batch, training=training)
-        force_error = forces - data.forces[places]
+        """Loss, absolute energy errors (eV) and absolute force errors (eV/A) of frames.
+
+        Args:
+            force_field: what predicts.
+            batches: the frames.
+            places: (n,), which of them.
+            rotations: (n, 3, 3), how they are turned, or None.
+            training: keep the graph.
+        """
+        data = batches.data
+        energies, forces = force_field(batches(places, rotations), training=training)
+        there = places.to(self.device)
+        force_error = forces - turned(data.forces[there], rotations)
         unit = self.label_unit
         decay = self.optimizer.param_groups[0]["lr"] / self.recipe.learning_rate
         energy_weight, force_weight = (
@@ -286,42 +298,62 @@ class Trainer:
         loss = force_weight * force_loss(force_error / unit, kind)
         if data.energies is None or not force_field.predicts_energy:
             return loss, torch.zeros_like(energies), force_error.abs()
-        energy_error = energies - data.energies[places]
+        energy_error = energies - data.energies[there]
         per = float(force_field.atomic_numbers.size(0)) ** self.recipe.energy_atom_power
         loss = loss + energy_weight * energy_loss(energy_error / unit, self.recipe.energy_loss or kind) / per
         return loss, energy_error.abs(), force_error.abs()
 
+    def _some_unused(self) -> bool:
+        """Whether the loss leaves parameters out."""
+        loss = self._step_loss(torch.zeros(1, dtype=torch.long), None)
+        gradients = torch.autograd.grad(loss, list(self.force_field.parameters()), allow_unused=True)
+        return any(gradient is None for gradient in gradients)
+
+    def _step_loss(self, places: Tensor, rotations: Tensor | None) -> Tensor:
+        """Loss of training frames, with the graph of its gradients."""
+        return self.loss(self.force_field, self.training, places, rotations, training=True)[0]
+
     def train_epoch(self) -> float:
         """One pass over the training frames; returns the mean loss."""
         generator = np.random.default_rng([self.recipe.seed, self.epoch])
-        order = torch.as_tensor(generator.permutation(len(self.split.train)), device=self.device)
+        order = torch.as_tensor(generator.permutation(len(self.split.train)))
         total = torch.zeros((), device=self.device)
-        parameters = list(self.force_field.parameters())
-        training = self.training
+        matrices = None
         if self.recipe.random_rotations:
-            matrices = Rotation.random(len(order), random_state=generator).as_matrix()
-            training = rotated(training, torch.as_tensor(matrices).to(training.positions))
+            # One for every frame, in its place, so that each process has the same.
+            found = Rotation.random(len(order), random_state=generator).as_matrix()
+            matrices = torch.as_tensor(found, device=self.device).float()
         self.force_field.train()
         for places in order.split(self.recipe.batch_size):
-            rate = self._scheduled_rate()
-            loss, _, _ = self.loss(self.force_field, training, places, training=True)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if self.recipe.clip_norm > 0:
-                torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
-            # The schedule owns the rate; warm-up scales it for this step alone.
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * self._warmup()
-            self.optimizer.step()
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.step += 1
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.force_field)
-            if self.step <= 10:
-                self.step_losses.append(float(loss.detach()))
-            total += loss.detach() * len(places)
-        return float(total) / len(order)
+            total += self._take_step(places, matrices) * len(places)
+        return float(self.group.sum(total)) / self.group.size / len(order)
+
+    def _take_step(self, places: Tensor, matrices: Tensor | None) -> Tensor:
+        """One optimizer step with a batch; returns the loss, of several processes each its part of their mean."""
+        rate = self._scheduled_rate()
+        share = self.group.share(places)
+        # Gradients are averaged over the processes.  One without a frame in the last batch of an epoch takes part
+        # with weight 0.
+        weight = len(share) * self.group.size / len(places)
+        share = share if len(share) > 0 else places[:1]
+        rotations = None if matrices is None else matrices[share.to(self.device)]
+        loss = weight * self._training_loss(share, rotations)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.force_field.parameters(), self.recipe.clip_norm)
+        # The schedule owns the rate; warm-up scales it for this step alone.
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self._warmup()
+        self.optimizer.step()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.step += 1
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.force_field)
+        if self.step <= 10:
+            self.step_losses.append(float(self.group.sum(loss.detach())) / self.group.size)
+        return loss.detach()
 
     def _warmup(self) -> float:
         """Factor of the learning rate, rising linearly to 1."""
@@ -346,19 +378,19 @@ class Trainer:
         return rate
 
     def validate(self) -> tuple[float, float, float]:
-        """Loss, energy MAE (meV) and force MAE (meV/A) of the validation frames."""
-        losses, energy, force = [], [], []
-        places = torch.arange(len(self.split.validation), device=self.device)
+        """Loss, energy MAE (meV) and force MAE (meV/A) of the validation frames, shared among the processes."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        places = torch.arange(len(self.split.validation))
         self.evaluated.eval()
-        for chunk in places.split(50):
+        for chunk in self.group.share(places).split(VALIDATION_BATCH):
             loss, energy_error, force_error = self.loss(
                 self.evaluated, self.validation, chunk, training=False
             )
-            losses.append(loss.detach() * len(chunk))
-            energy.append(energy_error.detach())
-            force.append(force_error.detach())
-        mean_loss = float(torch.stack(losses).sum()) / len(places)
-        return mean_loss, 1000.0 * float(torch.cat(energy).mean()), 1000.0 * float(torch.cat(force).mean())
+            # Of each frame, so that chunks and shares may differ in length.
+            means = (loss.detach(), energy_error.detach().mean(), force_error.detach().mean())
+            sums += len(chunk) * torch.stack([mean.double() for mean in means])
+        loss_mean, energy_mae, force_mae = (self.group.sum(sums) / len(places)).tolist()
+        return loss_mean, 1000.0 * energy_mae, 1000.0 * force_mae
 
     def run(
         self, *, resume: bool = False, on_epoch: Callable[["Trainer", dict[str, Any]], None] | None = None
@@ -366,18 +398,23 @@ class Trainer:
         """Train until the rate, the epochs or the minutes run out; returns the path of ``best.pt``.
 
         Raises:
-            TrainingError: the folder holds another run, or the loss is no longer finite.
+            TrainingError: the folder holds another run, the loss is no longer finite, or another process ended.
         """
+        with contact(self.group), _arithmetic(self.recipe, self.device):
+            return self._run(resume, on_epoch)
+
+    def _run(self, resume: bool, on_epoch: Callable[["Trainer", dict[str, Any]], None] | None) -> Path:
         last = self.folder / "last.pt"
-        if last.exists() and not resume:
+        begun = self.group.of_first(last.exists())
+        if begun and not resume:
             raise TrainingError(
                 f"{self.folder} holds a training run; give --resume to go on, or another folder"
             )
-        if last.exists():
+        if begun:
             self.load(last)
         elif resume:
             raise TrainingError(f"{last} does not exist; start without --resume")
-        else:
+        elif self.group.writes:
             (self.folder / "log.csv").unlink(missing_ok=True)
             # From here on the folder can be resumed, whenever the run is cut.
             self.save(last)
@@ -396,7 +433,8 @@ class Trainer:
             self.epoch += 1
             improved = force_mae < self.best_force_mae
             self.best_force_mae = min(force_mae, self.best_force_mae)
-            self.seconds += time.monotonic() - start
+            # One clock, so that all processes end together.
+            self.seconds = self.group.of_first(self.seconds + time.monotonic() - start)
             row = dict(
                 zip(
                     LOG_COLUMNS,
@@ -414,18 +452,20 @@ class Trainer:
                     strict=True,
                 )
             )
-            if improved:
-                self.save(self.folder / "best.pt")
-            self._log(row)
-            if on_epoch is not None:
-                on_epoch(self, row)
             stop = self.recipe.schedule == "plateau" and rate < self.recipe.final_learning_rate
-            if stop or time.monotonic() - saved > 60.0:
-                self.save(last)
-                saved = time.monotonic()
+            if self.group.writes:
+                if improved:
+                    self.save(self.folder / "best.pt")
+                self._log(row)
+                if on_epoch is not None:
+                    on_epoch(self, row)
+                if time.monotonic() - saved > SAVE_INTERVAL_S:
+                    self.save(last)
+                    saved = time.monotonic()
             if stop:
                 break
-        self.save(last)
+        if self.group.writes:
+            self.save(last)
         return self.folder / "best.pt"
 
     def _log(self, row: dict[str, Any]) -> None:
@@ -481,7 +521,8 @@ class Trainer:
             "n_test": len(self.split.test),
             "has_energies": self.frames.energies is not None,
             "command": self.command,
-            "machine": machine(self.device),
+            "machine": machine(self.device)
+            + (f", {self.group.size} processes" if self.group.size > 1 else ""),
         }
 
     def load(self, path: Path) -> None:
@@ -490,7 +531,8 @@ class Trainer:
         Raises:
             TrainingError: the checkpoint belongs to another recipe or data set.
         """
-        record = load_checkpoint(path)
+        # Of the first process: the others may be on nodes that do not see its folder.
+        record = self.group.of_first(load_checkpoint(path) if self.group.writes else None)
         recipe = Recipe.from_dict(json.loads(record["recipe"]))
         # Limits may grow between resumes; anything else would make another run of it.
         limits = {"max_minutes": 1.0} | ({"max_epochs": 1} if recipe.schedule == "plateau" else {})
@@ -498,7 +540,7 @@ class Trainer:
         own = Recipe.from_dict(json.loads(json.dumps(self.recipe.as_dict())))
         if recipe.with_overrides(**limits) != own.with_overrides(**limits):
             raise TrainingError(
-                f"{path} was made with another recipe; give the same options, or another folder"
+                f"{path} was made with another recipe; leave out --recipe and what else changes it, or give another folder"
             )
         provenance = json.loads(record["provenance"])
         # A split's hash covers places only; the other label set of the same frames has the same places.
@@ -518,7 +560,7 @@ class Trainer:
         self.seconds, self.best_force_mae = record["seconds"], record["best_force_mae"]
         self.step_losses = record["step_losses"]
         log = self.folder / "log.csv"
-        if log.exists():
+        if self.group.writes and log.exists():
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
             with atomic_path(log) as temporary:
                 temporary.write_text("".join(lines[: 1 + self.epoch]), encoding="utf-8")

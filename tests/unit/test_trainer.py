@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from openmm_mlbench.data.splits import make_split
 from openmm_mlbench.errors import ModelError, TrainingError
 from openmm_mlbench.models.registry import ARCHITECTURES, build_network
+from openmm_mlbench.training.batches import turned
 from openmm_mlbench.training.config import Recipe
 from openmm_mlbench.training.recipe_files import recipe_for
 from openmm_mlbench.training.trainer import (
@@ -29,7 +30,6 @@ from openmm_mlbench.training.trainer import (
     force_field_from_checkpoint,
     load_checkpoint,
     predict,
-    rotated,
 )
 
 RECIPE = Recipe(
@@ -356,16 +356,19 @@ def test_random_rotations_turn_frames_and_forces_together(tmp_path):
     ]
     losses = [[run.train_epoch() for _ in range(2)] for run in runs]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
-    data = runs[1].training
-    matrices = torch.as_tensor(Rotation.random(data.forces.size(0), random_state=0).as_matrix()).float()
-    turned = rotated(data, matrices)
-    assert not torch.allclose(turned.positions, data.positions, atol=0.1)
+    places = torch.tensor([3, 5])
+    matrices = torch.as_tensor(Rotation.random(2, random_state=0).as_matrix()).float()
+    batches = runs[1].training
+    still, moved = batches(places), batches(places, matrices)
+    n_pairs = still.pair_vectors.size(0) // 2
+    wanted = still.pair_vectors[still.pair_index[0] >= 9].numpy() @ matrices[1].numpy().T
+    np.testing.assert_allclose(moved.pair_vectors[moved.pair_index[0] >= 9], wanted, atol=1e-5)
+    assert moved.pair_vectors.size(0) == 2 * n_pairs
+    assert not torch.allclose(moved.pair_vectors, still.pair_vectors, atol=0.1)
+    forces = turned(batches.data.forces[places], matrices)
     np.testing.assert_allclose(
-        turned.forces[3, 2], matrices[3].numpy() @ data.forces[3, 2].numpy(), rtol=1e-4, atol=1e-5
+        forces[0, 2], matrices[0].numpy() @ batches.data.forces[3, 2].numpy(), rtol=1e-4, atol=1e-5
     )
-    separation = turned.positions[:, 0] - turned.positions[:, 1]
-    wanted = data.positions[:, 0] - data.positions[:, 1]
-    np.testing.assert_allclose(separation.norm(dim=1), wanted.norm(dim=1), rtol=1e-5)
 
 
 def test_the_optimizer_takes_the_recipe(tmp_path):
