@@ -646,7 +646,8 @@ def plot_pareto(trades: Sequence[Trade], palette: Palette) -> "Figure":
     ax.set(xlabel="steps per second", ylabel="force MAE / meV/Å", xscale="log", yscale="log")
     _plain_log_ticks(ax, [trade.steps_per_second for trade in trades])
     _plain_log_ticks(ax, [trade.force_mae for trade in trades], "y")
-    ax.set_xlim(ax.get_xlim()[0] / 1.25, ax.get_xlim()[1] * 1.25)
+    # Room for words on both sides.
+    ax.set_xlim(ax.get_xlim()[0] / 1.4, ax.get_xlim()[1] * 1.8)
     _name_points(figure, ax, [(t.steps_per_second, t.force_mae, t.label) for t in trades])
     return figure
 

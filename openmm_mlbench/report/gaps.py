@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
+from openmm_mlbench import paper
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.errors import MLBenchError
 
@@ -34,6 +35,12 @@ def is_shipped(dataset: str, model: str) -> bool:
         return False
 
 
+def _size_of(dataset: str) -> str:
+    """What `train` calls the number of frames that the paper trains on; one in twenty is for validation."""
+    table = next((table for table in paper.TABLES if table.dataset == dataset), None)
+    return "" if table is None else f"{round(table.n_train / 950)}k"
+
+
 def command_for(dataset: str, system: str, model: str, variant: str = "") -> str:
     """One line that trains (where no weights are shipped), simulates and analyzes a model.
 
@@ -47,7 +54,12 @@ def command_for(dataset: str, system: str, model: str, variant: str = "") -> str
     name, steps = f"{dataset}/{model}", []
     if not is_shipped(dataset, model):
         training, name = f"runs/train-{dataset}-{model}", f"models/{dataset}/{model}.pt"
-        steps.append(["openmm-mlbench", "train", model, dataset, "--recipe", "paper", "-o", training])
+        size = _size_of(dataset)
+        steps.append(
+            ["openmm-mlbench", "train", model, dataset, "--recipe", "paper"]
+            + (["--size", size] if size and not dataset.endswith(size) else [])
+            + ["-o", training]
+        )
         steps.append(["openmm-mlbench", "export", f"{training}/best.pt", "-o", name])
     protocol = f"{system}-{variant}" if variant else system
     steps.append(["openmm-mlbench", "simulate", protocol, "--model", name, "-o", folder])

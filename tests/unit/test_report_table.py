@@ -2,7 +2,7 @@
 
 import pytest
 
-from openmm_mlbench.paper import BY_ITS_PROGRAM, paper_table
+from openmm_mlbench.paper import BY_ITS_PROGRAM, TABLES, paper_table
 from openmm_mlbench.report.collection import CONTROL, FULL, SHORT, VARIANT, completeness
 from openmm_mlbench.report.gaps import command_for
 from openmm_mlbench.report.table import (
@@ -19,6 +19,8 @@ from openmm_mlbench.report.table import (
     replica_columns_of,
     systems_of,
 )
+from openmm_mlbench.training.recipe_files import SIZES
+from openmm_mlbench.training.start import size_in_name
 
 
 @pytest.mark.parametrize(
@@ -391,6 +393,13 @@ def test_models_without_shipped_weights_are_trained_first():
     steps = [step.split()[1] for step in command.split(" && ")]
     assert steps == ["train", "export", "simulate", "analyze"]
     assert "simulate water-nve --model models/water-10k/nequip.pt" in command
+    assert command.startswith("openmm-mlbench train nequip water-10k --recipe paper -o")
+    for table in TABLES:
+        words = command_for(table.dataset, table.system, "forcenet").split()
+        if "train" not in words:
+            continue
+        size = words[words.index("--size") + 1] if "--size" in words else size_in_name(table.dataset)
+        assert SIZES[size][0] == table.n_train, table.dataset
 
 
 def test_known_flaws_of_the_paper_are_marked():
