@@ -20,6 +20,13 @@ _RUN_KEYS = ("model", "dataset", "protocol", "length_ps", "threshold_A", "replic
 _MAX_DEPTH = 5
 # How much of its protocol a run covers, in the order of a leaderboard.
 FULL, SHORT, VARIANT, CONTROL, GAP = "full", "short", "variant", "control", "gap"
+LEVEL_WORDS = {
+    FULL: "full protocol",
+    SHORT: "shorter than the protocol",
+    VARIANT: "variant of the protocol",
+    CONTROL: "control",
+    GAP: "not run",
+}
 
 
 @dataclass(kw_only=True)

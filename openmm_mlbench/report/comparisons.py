@@ -196,6 +196,18 @@ def paper_points(dataset: str, system: str, quantity: str) -> tuple[list[Point],
     return points, format_ran([table.length_ps] * table.n_simulations)
 
 
+def paper_quantities(table: paper.PaperTable) -> list[str]:
+    """Stability and the errors of observables that a table prints."""
+    return [name for name in table.printed if name == STABILITY or heading_of(name)]
+
+
+def paper_ranking(table: paper.PaperTable, quantity: str) -> Ranking:
+    """What the paper's own numbers say."""
+    found = paper_points(table.dataset, table.system, quantity)
+    points, ran = found if found is not None else ([], "nothing")
+    return _ranking(table.dataset, table.system, quantity, PAPER, points, ran)
+
+
 def _ranking(
     dataset: str, system: str, quantity: str, source: str, points: Sequence[Point], ran: str
 ) -> Ranking:
