@@ -448,6 +448,18 @@ def train(
         print(line)
 
 
+@app.command("training-kit")
+def training_kit(
+    datasets: Annotated[list[str], typer.Argument(help="Names of data sets that are at hand.")],
+    out: OutOption,
+) -> None:
+    """Write a folder to train from on a machine with torch, numpy, h5py and e3nn alone."""
+    from openmm_mlbench.training.kit import write_kit
+
+    for command in write_kit(datasets, out):
+        print(command)
+
+
 def _command_line(context: typer.Context) -> str:
     import shlex
 
@@ -796,7 +808,7 @@ def run(
         )
     where = runner.Where(workers=workers, scheduler=scheduler, cluster=cluster, network=network)
     if dry_run:
-        _, schedule = runner.plan_campaign(campaign, out)
+        _, schedule = runner.plan_campaign(campaign, out, where)
         show(schedule)
         _say(display.estimate_text(schedule, workers or 1) or "nothing to simulate")
         return

@@ -9,6 +9,7 @@ name, a user's file one.
 import inspect
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -46,11 +47,11 @@ def recipe_for(
     """
     path = FOLDER / f"{model}.yaml"
     if name.lower().endswith(ENDINGS):
-        return _resolve(_checked(_read(Path(name)), name, model), name, model, (system, size, gpu))
+        return _resolve(_checked(read_recipes(Path(name)), name, model), name, model, (system, size, gpu))
     if not path.is_file():
         known = [known for known in ARCHITECTURES if (FOLDER / f"{known}.yaml").is_file()]
         raise TrainingError(f"model {model!r} has no recipe; use one of {', '.join(known)}")
-    recipes = _read(path)
+    recipes = read_recipes(path)
     if name not in recipes:
         raise TrainingError(
             f"recipe {name!r} of {model} is not known; use one of {', '.join(recipes)}, or give a file ({', '.join(ENDINGS)})"
@@ -61,10 +62,18 @@ def recipe_for(
 
 def recipe_names(model: str) -> tuple[str, ...]:
     """Names of the recipes that come with this package for a model."""
-    return tuple(_read(FOLDER / f"{model}.yaml"))
+    return tuple(read_recipes(FOLDER / f"{model}.yaml"))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_recipes(path: Path) -> dict[str, Any]:
+    """What a YAML or JSON file says; without PyYAML the JSON file beside a YAML file, as a training kit has them."""
+    if path.suffix.lower() != ".json" and find_spec("yaml") is None:
+        beside = path.with_suffix(".json")
+        if not beside.is_file():
+            raise DependencyError(
+                f"{path}: reading it needs PyYAML; install pyyaml, or give the recipe as a .json file"
+            )
+        path = beside
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -81,12 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _from_yaml(text: str, path: Path) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise DependencyError(
-            f"{path}: reading it needs PyYAML; install pyyaml, or give the recipe as a .json file"
-        ) from error
+    import yaml
 
     class Loader(yaml.SafeLoader):
         """Refuses a key given twice; reads 1e-3 as the number that YAML 1.2 sees in it."""

@@ -1,13 +1,11 @@
 """Recipes in files: the paper's facts, ours, and what a file may not say."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from openmm_mlbench.data.datasets import list_datasets
-from openmm_mlbench.errors import TrainingError
+from openmm_mlbench.errors import DependencyError, TrainingError
 from openmm_mlbench.models.registry import ARCHITECTURES, build_network
 from openmm_mlbench.training import recipe_files
 from openmm_mlbench.training.config import Recipe
@@ -171,20 +169,30 @@ def test_the_recipes_are_read_as_strictly(tmp_path, monkeypatch):
         recipe_for("nequip")
 
 
-def test_without_a_yaml_library_json_serves(tmp_path):
+def test_without_a_yaml_library_json_serves(tmp_path, monkeypatch):
     (tmp_path / "my.json").write_text('{"batch_size": 3}')
-    code = f"""
-import sys
-sys.modules['yaml'] = None
-from openmm_mlbench.errors import DependencyError
-from openmm_mlbench.training.recipe_files import recipe_for
-assert recipe_for('schnet', {str(tmp_path / "my.json")!r}).batch_size == 3
-try:
-    recipe_for('schnet')
-except DependencyError as error:
-    assert 'install pyyaml, or give the recipe as a .json file' in str(error)
-else:
-    raise AssertionError
-"""
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
+    (tmp_path / "other.yaml").write_text("batch_size: 4")
+    monkeypatch.setattr(recipe_files, "find_spec", lambda name: None)
+    assert recipe_for("schnet", str(tmp_path / "my.json")).batch_size == 3
+    with pytest.raises(DependencyError, match=r"install pyyaml, or give the recipe as a \.json file"):
+        recipe_for("schnet", str(tmp_path / "other.yaml"))
+    # As in a training kit.
+    (tmp_path / "other.json").write_text('{"batch_size": 5}')
+    assert recipe_for("schnet", str(tmp_path / "other.yaml")).batch_size == 5
+
+
+def test_values_for_gpus_replace_key_by_key(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        "batch_size: 5\ngpu: {batch_size: 50, tf32: true}\nsystems: {water: {batch_size: 1, gpu: {batch_size: 8}}}"
+    )
+    found = {
+        (system, gpu): recipe_for("schnet", str(path), system, gpu=gpu)
+        for system in ("ethanol", "water")
+        for gpu in (False, True)
+    }
+    assert [recipe.batch_size for recipe in found.values()] == [5, 50, 1, 8]
+    assert [recipe.tf32 for recipe in found.values()] == [False, True, False, True]
+    path.write_text("gpu: {batchsize: 5}")
+    with pytest.raises(TrainingError, match="gpu: key 'batchsize' is not known"):
+        recipe_for("schnet", str(path))
