@@ -3,8 +3,8 @@
 import importlib.util
 import os
 import platform
-import shutil
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from openmm_mlbench import __version__
 
@@ -31,11 +31,15 @@ def diagnose() -> list[tuple[str, str, bool]]:
     for name, use in OPTIONAL.items():
         found = importlib.util.find_spec(name) is not None
         rows.append((name, "installed" if found else f"not installed (optional: {use})", True))
-    rows.append(
-        ("C compiler", shutil.which("gcc") or shutil.which("cc") or "none (optional: compiled models)", True)
-    )
     try:
         import torch
+
+        from openmm_mlbench.export.compiled import compiled_folder, find_compiler
+
+        rows.append(
+            ("C++ compiler", find_compiler() or "none: a PythonForce runs uncompiled, and slower", True)
+        )
+        rows.append(("compiled models", _stock(compiled_folder()), True))
 
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         rows.append(("CUDA in torch", ", ".join(devices) or "no device", True))
@@ -82,15 +86,32 @@ def _openmm_rows() -> list[tuple[str, str, bool]]:
     chosen, reason = choose_driver("auto")
     rows.append(("driver", f"{chosen}: {reason}", chosen == "torchforce"))
     if importlib.util.find_spec("torch") is not None:
-        rows.append(("platform", _platform_for_learned_force(names), True))
+        rows += _platform_rows()
     return rows
 
 
-def _platform_for_learned_force(names: list[str]) -> str:
-    import torch
+def _platform_rows() -> list[tuple[str, str, bool]]:
+    """Where a molecule with a learned force would run."""
+    import openmm
 
-    if "CUDA" in names and torch.cuda.is_available():
-        return "auto runs on CUDA, mixed precision"
-    return (
-        "auto runs on Reference: no CUDA device, and for a purely learned force it is the faster CPU platform"
-    )
+    from openmm_mlbench.forces.drivers import make_force
+    from openmm_mlbench.forces.platforms import smallest_module
+    from openmm_mlbench.simulation.platforms import choose_platform
+
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addForce(make_force(smallest_module(), periodic=False))
+    choice = choose_platform("auto", system, threads=1)
+    where = f"auto runs on {choice.name}, {choice.precision} precision: {choice.reason}"
+    if choice.name != "CUDA":
+        graphs = f"off: nothing is replayed on {choice.name}"
+    elif choice.driver != "torchforce":
+        graphs = "off: they belong to TorchForce"
+    else:
+        graphs = "on for models of fixed shapes: molecules, and boxes whose positions are given"
+    return [("platform", where, True), ("CUDA graphs", graphs, True)]
+
+
+def _stock(folder: Path) -> str:
+    sizes = [path.stat().st_size for path in folder.glob("*.pt2")] if folder.is_dir() else []
+    return f"{len(sizes)} in {folder}, {sum(sizes) / 1e6:.0f} MB"

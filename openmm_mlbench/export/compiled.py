@@ -102,7 +102,7 @@ def compile_molecule(
             with filelock.FileLock(folder / f"{name}.lock", timeout=_PATIENCE_S):
                 if not path.is_file():
                     started = time.monotonic()
-                    _compile(archive, atomic_numbers, positions_nm.to(where), path)
+                    _compile(archive, atomic_numbers, positions_nm.to(where), path, compiler)
                     note = f"compiled in {time.monotonic() - started:.0f} s, kept in {folder}"
         except filelock.Timeout as error:
             raise ModelError(f"another process has been compiling {path} for {_PATIENCE_S:g} s") from error
@@ -151,7 +151,9 @@ def _processor() -> str:
     return f"{platform.system()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {flags}"
 
 
-def _compile(archive: Archive, atomic_numbers: Tensor, positions_nm: Tensor, path: Path) -> None:
+def _compile(
+    archive: Archive, atomic_numbers: Tensor, positions_nm: Tensor, path: Path, compiler: str
+) -> None:
     model = archive.load_eager().to(positions_nm.device)
     model.atomic_numbers = atomic_numbers.to(positions_nm.device)
     example = (positions_nm.detach().to(torch.float64),)
@@ -162,7 +164,7 @@ def _compile(archive: Archive, atomic_numbers: Tensor, positions_nm: Tensor, pat
         # OpenMM's own dtype, so that nothing is left to convert outside.
         return energy, forces.to(torch.float64).contiguous()
 
-    graph = graph_without_autograd(model, energy_and_forces, example)
+    graph = graph_without_autograd(energy_and_forces, example)
     from torch._inductor import aoti_compile_and_package
     from torch._inductor.utils import fresh_cache
 
@@ -174,8 +176,9 @@ def _compile(archive: Archive, atomic_numbers: Tensor, positions_nm: Tensor, pat
                 aoti_compile_and_package(
                     exported,
                     package_path=package,
-                    # A molecule is too small for threads, of the code and of the compiler.
-                    inductor_configs={"cpp.threads": 1, "compile_threads": 1},
+                    # A molecule is too small for threads, of the code and of the compiler.  Inductor read CXX
+                    # when torch was imported; what was found now is what was promised.
+                    inductor_configs={"cpp.threads": 1, "compile_threads": 1, "cpp.cxx": (compiler,)},
                 )
         except Exception as error:  # whatever Inductor or the compiler raises
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]

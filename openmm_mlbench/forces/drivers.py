@@ -44,7 +44,8 @@ def choose_driver(driver: str) -> tuple[str, str]:
         return driver, "asked for"
     fault = torchforce_works()
     if fault is None:
-        return "torchforce", "asked for" if driver == "torchforce" else prepare_platforms().reason
+        loaded = f"{prepare_platforms().reason}, and one TorchForce was evaluated"
+        return "torchforce", "asked for" if driver == "torchforce" else loaded
     if driver == "torchforce":
         raise PotentialError(
             f"TorchForce does not work: {fault}; run `openmm-mlbench doctor`, or use driver pythonforce"

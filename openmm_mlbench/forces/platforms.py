@@ -100,13 +100,18 @@ def torchforce_works() -> str | None:
     status = prepare_platforms()
     if not status.available:
         return status.reason
+    return try_torchforce(smallest_module())
+
+
+def smallest_module() -> "torch.jit.ScriptModule":
+    """Springs to the origin: the least that a learned force can be."""
     import torch
 
     class Spring(torch.nn.Module):
         def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return (positions * positions).sum(), -2.0 * positions
 
-    return try_torchforce(torch.jit.script(Spring()))
+    return torch.jit.script(Spring())
 
 
 def try_torchforce(module: "torch.jit.ScriptModule") -> str | None:

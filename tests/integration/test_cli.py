@@ -127,7 +127,14 @@ def test_lists(capsys):
 
 def test_doctor(capsys):
     out = succeed(capsys, "doctor")
-    for words in (f"openmm-mlbench  {__version__}", "Reference", "torchforce: ", "auto runs on"):
+    for words in (
+        f"openmm-mlbench  {__version__}",
+        "Reference",
+        "torchforce: ",
+        "auto runs on",
+        "C++ compiler",
+        "CUDA graphs",
+    ):
         assert words.replace("  ", " ") in " ".join(out.split())
     assert "PROBLEM" not in out
 
