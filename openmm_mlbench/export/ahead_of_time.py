@@ -27,30 +27,20 @@ def _baddbmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return aten.bmm(a, b) + bias
 
 
-def _silu(x: Tensor) -> Tensor:
-    return x * aten.sigmoid(x)
-
-
-def _silu_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    sigmoid = aten.sigmoid(x)
-    return aten.addcmul(aten.sigmoid_backward(gradient * x, sigmoid), gradient, sigmoid)
+# The derivative of silu is one operation, which tracing would take apart into eight: it passes under
+# this name, and gets its own back in the graph.
+_LIBRARY = torch.library.Library("openmm_mlbench", "DEF")
+_LIBRARY.define("silu_backward(Tensor gradient, Tensor x) -> Tensor")
+_LIBRARY.impl("silu_backward", aten.silu_backward.default, "CompositeExplicitAutograd")
+_silu_backward = torch.ops.openmm_mlbench.silu_backward
 
 
 # TorchForce always freezes its module, and freezing fails on fused multiply-adds of constants.
 _DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
     aten.addmm.default: _addmm,
     aten.baddbmm.default: _baddbmm,
-}
-# The backward pass of silu would be traced as eight operations; like this it has three and shares the
-# sigmoid.  Without a backward pass the single operation is faster.
-_WITH_BACKWARD: dict[Any, Callable[..., Tensor]] = {
-    aten.silu.default: _silu,
     aten.silu_backward.default: _silu_backward,
 }
-
-
-def _decompositions(model: ExportedModel) -> dict[Any, Callable[..., Tensor]]:
-    return _DECOMPOSITIONS if model.direct else {**_DECOMPOSITIONS, **_WITH_BACKWARD}
 
 
 def _drop_detach(graph_module: fx.GraphModule) -> None:
@@ -63,15 +53,11 @@ def _drop_detach(graph_module: fx.GraphModule) -> None:
     graph_module.recompile()
 
 
-def _share_sigmoids(graph_module: fx.GraphModule) -> None:
-    """One sigmoid for forward and backward pass."""
-    first: dict[fx.Node, fx.Node] = {}
-    for node in list(graph_module.graph.nodes):
-        if node.op == "call_function" and node.target == aten.sigmoid.default:
-            kept = first.setdefault(node.args[0], node)
-            if kept is not node:
-                node.replace_all_uses_with(kept)
-                graph_module.graph.erase_node(node)
+def _restore_silu(graph_module: fx.GraphModule) -> None:
+    """The derivative of silu under its own name."""
+    for node in graph_module.graph.nodes:
+        if node.target == _silu_backward.default:
+            node.target = aten.silu_backward.default
     graph_module.recompile()
 
 
@@ -150,33 +136,32 @@ def _treated(graph_module: fx.GraphModule) -> fx.GraphModule:
     _drop_detach(graph_module)
     _out_of_place(graph_module)
     _follow_the_input(graph_module)
-    _share_sigmoids(graph_module)
+    _restore_silu(graph_module)
     _typed_scalars(graph_module)
     _fold_constants(graph_module)
     return graph_module
 
 
 def trace_without_autograd(
-    model: ExportedModel, function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
+    function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
 ) -> torch.jit.ScriptModule:
     """A function of tensors, which may take gradients inside, as a graph of plain operations.
 
     Args:
-        model: that the function evaluates.
         function: of tensors of fixed shapes.
         example: tensors to trace with.
     """
-    graph_module = graph_without_autograd(model, function, example)
+    graph_module = graph_without_autograd(function, example)
     with torch.no_grad():
         return torch.jit.trace(graph_module, example, check_trace=False)
 
 
 def graph_without_autograd(
-    model: ExportedModel, function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
+    function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
 ) -> fx.GraphModule:
     """The same before it becomes TorchScript."""
     with torch.enable_grad():
-        traced = make_fx(function, decomposition_table=_decompositions(model))(*example)
+        traced = make_fx(function, decomposition_table=_DECOMPOSITIONS)(*example)
     return _treated(traced)
 
 
@@ -217,7 +202,7 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
         A module with ``forward(positions)`` of the same contract as the model's.
     """
     example = positions_nm.detach().to(torch.float64)
-    core = trace_without_autograd(model, function_of_molecule(model), (example,))
+    core = trace_without_autograd(function_of_molecule(model), (example,))
     with torch.no_grad():
         return torch.jit.script(_Specialised(core, model.atoms))
 
@@ -299,7 +284,7 @@ def specialise_periodic(
         energy = torch.where(full, torch.full_like(energy, float("inf")), energy)
         return energy, torch.where(full, torch.full_like(forces, float("nan")), forces)
 
-    core = trace_without_autograd(model, energy_and_forces, example)
+    core = trace_without_autograd(energy_and_forces, example)
     with torch.no_grad():
         return torch.jit.script(_SpecialisedPeriodic(core, model.atoms))
 

@@ -162,7 +162,7 @@ def trace_copies(
         return energies, forces
 
     example = positions_nm.detach().to(torch.float64).repeat(copies, 1)
-    core = trace_without_autograd(model, energies_and_forces, (example,))
+    core = trace_without_autograd(energies_and_forces, (example,))
     with torch.no_grad():
         return torch.jit.script(_Traced(core))
 

@@ -49,7 +49,11 @@ def _variance(x: Tensor, weights: Tensor | None = None) -> Tensor:
     return (shares * deviations.square()).sum(0).mean() * total / (total - 1.0)
 
 
-# The activation is sigma(x) = silu(x) / 0.6 (section 6).  Where a matrix follows, 1 / 0.6 goes into the matrix.
+# The activation is sigma(x) = silu(x) / 0.6 (section 6), and every sum of two branches is divided by sqrt(2).
+# Tensors stand without such factors: x as x / s, with a plain number s that goes into the matrix that
+# follows, which is a constant once the network is trained.
+_SIGMA = 1.0 / 0.6
+_HALF = math.sqrt(0.5)
 
 
 class _Residual(nn.Module):
@@ -60,11 +64,11 @@ class _Residual(nn.Module):
         self.weight_1 = _he_orthogonal(width, width)
         self.weight_2 = _he_orthogonal(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, width) -> (n, width)."""
-        y = functional.silu(torch.mm(x, self.weight_1))
+    def forward(self, x: Tensor, scale: float) -> Tensor:
+        """(n, width) -> (n, width), from x / scale to the result / (scale sqrt(1/2))."""
+        y = functional.silu(torch.mm(x, self.weight_1 * scale))
         y = functional.silu(torch.mm(y, self.weight_2 / 0.6))
-        return torch.add(x, y, alpha=1.0 / 0.6) * math.sqrt(0.5)
+        return torch.add(x, y, alpha=1.0 / (0.6 * scale))
 
 
 class _Interaction(nn.Module):
@@ -96,6 +100,13 @@ class _Interaction(nn.Module):
         self.concat_dense = _he_orthogonal(2 * atom + edge, edge)
         self.concat_residual = nn.ModuleList(_Residual(edge) for _ in range(concat))
         self.fitting = False
+        # Scales of x / s: of atoms and messages before and after a block, and of messages at the atom update.
+        self.update_scale = _SIGMA * _HALF**atom_layers
+        self.atom_scale = self.update_scale * _HALF
+        self.concat_scale = _SIGMA * _HALF**concat
+        self.message_scale = self.concat_scale * _HALF
+        self.before_scale = _SIGMA * _HALF ** (1 + before_skip)
+        self.middle_scale = self.before_scale * _HALF ** (1 + after_skip)
 
     @torch.jit.unused
     def fit(self, scale: Tensor, y: Tensor, reference: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -113,13 +124,13 @@ class _Interaction(nn.Module):
         scales: Tensor,
         topology: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Atom features (A, atom) and messages (E, edge) after one round.
+        """Atom features (A, atom) and messages (E, edge) after one round, as x / scale before and after.
 
         Args:
-            atoms: (A, atom).
-            messages: (E, edge), m_ca at the edge of centre a and neighbour c.
+            atoms: (A, atom), over ``atom_scale``.
+            messages: (E, edge), m_ca at the edge of centre a and neighbour c, over ``message_scale``.
             radial_filters: (E, edge), of the arriving message; holds the activation's factor.
-            atom_filters: (E, edge), of the sum over messages at an atom.
+            atom_filters: (E, edge), of the sum over messages at an atom; holds ``middle_scale``.
             basis: (A, K_q * circular, K_p), circular basis of the triplets b -> a <- c times its
                 weights; q is the place of c, p that of b.
             scales: (3,), scale factors of the radial filter, the bilinear layer and the sum at atoms;
@@ -128,7 +139,8 @@ class _Interaction(nn.Module):
         """
         centre, neighbour, places, slots = topology[1], topology[2], topology[5], topology[6]
         n_atoms, largest = atoms.size(0), basis.size(2)
-        own, arriving = functional.silu(torch.mm(messages, self.dense)).split(messages.size(1), dim=1)
+        dense = functional.silu(torch.mm(messages, self.dense * self.message_scale))
+        own, arriving = dense.split(messages.size(1), dim=1)
         # Eqs. 8 to 10 without the second neighbour: radial filter, projection, circular basis, bilinear layer.
         filtered = arriving * radial_filters
         if not torch.jit.is_scripting() and self.fitting:
@@ -143,29 +155,37 @@ class _Interaction(nn.Module):
             x = self.fit(scales[1], x, arriving / 0.6, copies)
         there, back = functional.silu(torch.mm(x, self.up)).split(messages.size(1), dim=1)
         x = torch.add(own, there + back.index_select(0, topology[7]), alpha=math.sqrt(0.5))
-        x = x * (math.sqrt(0.5) / 0.6)
+        scale = math.sqrt(0.5) / 0.6
         for layer in self.before_skip:
-            x = layer(x)
-        messages = (messages + x) * math.sqrt(0.5)
+            x = layer(x, scale)
+            scale *= math.sqrt(0.5)
+        x = torch.add(x, messages, alpha=self.message_scale / self.before_scale)
+        scale = self.before_scale * math.sqrt(0.5)
         for layer in self.after_skip:
-            messages = layer(messages)
+            x = layer(x, scale)
+            scale *= math.sqrt(0.5)
         # Atom update.
-        total = sum_at_centres((messages * atom_filters).unsqueeze(0), centre, places, n_atoms)[0]
+        total = sum_at_centres((x * atom_filters).unsqueeze(0), centre, places, n_atoms)[0]
         if not torch.jit.is_scripting() and self.fitting:
-            total = self.fit(scales[2], total, messages)
-        update = functional.silu(torch.mm(total, self.atom_dense)) / 0.6
+            total = self.fit(scales[2], total, x * self.middle_scale)
+        update = functional.silu(torch.mm(total, self.atom_dense))
+        scale = 1.0 / 0.6
         for layer in self.atom_residual:
-            update = layer(update)
-        atoms = (atoms + update) * math.sqrt(0.5)
+            update = layer(update, scale)
+            scale *= math.sqrt(0.5)
+        atoms = torch.add(update, atoms, alpha=self.atom_scale / self.update_scale)
         # Messages from the atoms at both ends and themselves; the atoms' part depends on atoms only.
         width = atoms.size(1)
-        x = torch.mm(messages, self.concat_dense[2 * width :])
-        x = x + torch.mm(atoms, self.concat_dense[:width]).index_select(0, neighbour)
-        x = x + torch.mm(atoms, self.concat_dense[width : 2 * width]).index_select(0, centre)
-        x = functional.silu(x) / 0.6
+        y = torch.mm(x, self.concat_dense[2 * width :] * self.middle_scale)
+        ends = torch.cat([self.concat_dense[:width], self.concat_dense[width : 2 * width]], dim=1)
+        at_neighbour, at_centre = torch.mm(atoms, ends * self.atom_scale).split(y.size(1), dim=1)
+        y = y + at_neighbour.index_select(0, neighbour)
+        y = functional.silu(y + at_centre.index_select(0, centre))
+        scale = 1.0 / 0.6
         for layer in self.concat_residual:
-            x = layer(x)
-        return atoms, (messages + x) * math.sqrt(0.5)
+            y = layer(y, scale)
+            scale *= math.sqrt(0.5)
+        return atoms, torch.add(y, x, alpha=self.middle_scale / self.concat_scale)
 
 
 class _Outputs(nn.Module):
@@ -178,20 +198,23 @@ class _Outputs(nn.Module):
         self.weight_2 = _he_orthogonal(layers, n_heads, width, width)
         self.last = _he_orthogonal(n_heads, width, 1)
         self.layers = layers
+        self.scale = _SIGMA * _HALF**layers
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """(n_heads, n, n_in) -> (n_heads, n, width)."""
-        x = functional.silu(torch.bmm(x, self.first)) / 0.6
+    def hidden(self, x: Tensor, scale: float) -> Tensor:
+        """(n_heads, n, n_in) -> (n_heads, n, width), from x / scale to the result over the head's own ``scale``."""
+        x = functional.silu(torch.bmm(x, self.first * scale))
         weights_1, weights_2 = self.weight_1.unbind(0), (self.weight_2 / 0.6).unbind(0)
+        scale = 1.0 / 0.6
         for k in range(self.layers):
-            y = functional.silu(torch.bmm(x, weights_1[k]))
+            y = functional.silu(torch.bmm(x, weights_1[k] * scale))
             y = functional.silu(torch.bmm(y, weights_2[k]))
-            x = torch.add(x, y, alpha=1.0 / 0.6) * math.sqrt(0.5)
+            x = torch.add(x, y, alpha=1.0 / (0.6 * scale))
+            scale *= math.sqrt(0.5)
         return x
 
-    def total(self, x: Tensor) -> Tensor:
-        """(n_heads, n, width) -> (n,), summed over the heads."""
-        return torch.bmm(x, self.last).sum(0).squeeze(1)
+    def total(self, x: Tensor, scale: float) -> Tensor:
+        """(n_heads, n, width) over scale -> (n,), summed over the heads."""
+        return torch.bmm(x, self.last * scale).sum(0).squeeze(1)
 
 
 class _GemNet(Network):
@@ -280,6 +303,10 @@ class _GemNet(Network):
             )
             for _ in range(blocks)
         )
+        # Of messages and atoms between blocks, see _Interaction.
+        self.message_scale = _SIGMA * _HALF ** (concat + 1)
+        self.middle_scale = _SIGMA * _HALF ** (before_skip + after_skip + 2)
+        self.atom_scale = _SIGMA * _HALF ** (atom_layers + 1)
         self.energy = _Outputs(blocks + 1, edge, atom, atom_layers)
         # Scale factors, see fit_statistics.
         self.register_buffer("scales", torch.ones(blocks, 3))
@@ -333,11 +360,11 @@ class _GemNet(Network):
         return torch.bmm(radial, polynomials).view(n_atoms, largest * self.circular_width, largest)
 
     def run(self, units: Tensor, basis: Tensor, topology: list[Tensor]) -> Tensor:
-        """Messages (blocks + 1, E, edge) of the embedding and after each interaction block."""
+        """Messages (blocks + 1, E, edge) of the embedding and after each interaction block, over ``message_scale``."""
         species, centre, neighbour = topology[0], topology[1], topology[2]
         circular = self.circular_basis(units, basis, topology)
         to_triplets = torch.matmul(self.project_triplet / 0.6, self.filter_triplet)
-        to_atoms = torch.matmul(self.project_atom, self.filter_atom)
+        to_atoms = torch.matmul(self.project_atom * self.middle_scale, self.filter_atom)
         scales = torch.cat([self.scales[:, 0], self.scales[:, 2]]).view(-1, 1, 1)
         weights = torch.cat([to_triplets, to_atoms]) * scales
         filters = torch.bmm(basis.unsqueeze(0).expand(2 * self.blocks, -1, -1), weights).unbind(0)
@@ -346,7 +373,8 @@ class _GemNet(Network):
         x = torch.mm(basis, self.edge_dense[2 * width :])
         x = x + torch.mm(atoms, self.edge_dense[:width]).index_select(0, neighbour)
         x = x + torch.mm(atoms, self.edge_dense[width : 2 * width]).index_select(0, centre)
-        x = functional.silu(x) / 0.6
+        x = functional.silu(x) * (1.0 / (0.6 * self.message_scale))
+        atoms = atoms * (1.0 / self.atom_scale)
         messages = [x]
         for k, block in enumerate(self.interactions):
             atoms, x = block(
@@ -357,12 +385,14 @@ class _GemNet(Network):
 
     def energies(self, messages: Tensor, basis: Tensor, topology: list[Tensor]) -> Tensor:
         """Energies (n_atoms,) from the messages of all blocks."""
-        weights = torch.matmul(self.project_output, self.filter_output) * self.scale_output
+        weights = (
+            torch.matmul(self.project_output * self.message_scale, self.filter_output) * self.scale_output
+        )
         filters = torch.bmm(basis.unsqueeze(0).expand(self.blocks + 1, -1, -1), weights)
         total = sum_at_centres(messages * filters, topology[1], topology[5], topology[0].size(0))
         if not torch.jit.is_scripting() and self.fitting:
-            total = self.fit_heads(self.scale_output, total, messages)
-        return self.energy.total(self.energy.hidden(total))
+            total = self.fit_heads(self.scale_output, total, messages * self.message_scale)
+        return self.energy.total(self.energy.hidden(total, 1.0), self.energy.scale)
 
     @torch.jit.unused
     def fit_heads(self, scales: Tensor, y: Tensor, reference: Tensor) -> Tensor:
@@ -466,11 +496,11 @@ class GemNetDT(_GemNet):
         energies = self.energies(messages, basis, topology)
         weights = torch.matmul(self.project_output, self.filter_force) * self.scale_force
         filters = torch.bmm(basis.unsqueeze(0).expand(self.blocks + 1, -1, -1), weights)
-        hidden = self.force.hidden(messages)
+        hidden = self.force.hidden(messages, self.message_scale)
         filtered = hidden * filters
         if not torch.jit.is_scripting() and self.fitting:
             filtered = self.fit_heads(self.scale_force, filtered, hidden)
         # Along the edge, from neighbour to centre.
-        along = self.force.total(filtered).unsqueeze(1) * -units
+        along = self.force.total(filtered, self.force.scale).unsqueeze(1) * -units
         forces = sum_at_centres(along.unsqueeze(0), topology[1], topology[5], energies.size(0))[0]
         return energies, forces
