@@ -550,7 +550,9 @@ def _measure_reference(run: Run, data: str | Path | None, mode: str) -> dict[str
 
 
 def _simulated_archive(run: Run) -> Archive:
-    archive = find_archive(run.model)
+    # A campaign names its models relative to its folder of results, which is above the run.
+    above = (folder / run.model for folder in run.folder.resolve().parents)
+    archive = find_archive(next((path for path in above if path.is_file()), run.model))
     simulated = run.record["model"].get("archive_sha256")
     if archive.sha256 != simulated:
         raise ModelError(

@@ -243,10 +243,8 @@ def start_local(n_workers: int | None, network: Network, *, threads: int = 1) ->
             "security": security,
         }
         options |= {"host": LOCALHOST if network.is_local() else None}
-        options["env"] = {"DASK_LOGGING__DISTRIBUTED": _LOG_LEVEL}
         if gpus:
-            options["resources"] = {"GPU": 1}
-            options["env"] |= {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]}
+            options |= {"resources": {"GPU": 1}, "env": {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]}}
         workers[i] = {"cls": Nanny, "options": options}
     scheduler = {
         "cls": Scheduler,

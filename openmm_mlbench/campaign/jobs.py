@@ -100,24 +100,28 @@ class Matrix:
     cells: dict[Cell, tuple[str, ...]]
 
 
-def make_matrix(campaign: Campaign) -> Matrix:
+def make_matrix(campaign: Campaign, *, gpus: bool = False) -> Matrix:
     """The jobs of a campaign.
+
+    Args:
+        campaign: of ``read_campaign``.
+        gpus: whether simulations run on GPUs, where replicas share a Context if nothing else is said.
 
     Raises:
         CampaignError: a model, data set, protocol or recipe is not known, two entries share a name, or a model fits
             none of the systems.
     """
     try:
-        return _make_matrix(campaign)
+        return _make_matrix(campaign, gpus=gpus)
     except CampaignError:
         raise
     except MLBenchError as error:
         raise CampaignError(f"{campaign.path}: {error}") from error
 
 
-def _make_matrix(campaign: Campaign) -> Matrix:
+def _make_matrix(campaign: Campaign, *, gpus: bool) -> Matrix:
     models = _named(campaign, "models", [_model_name(entry) for entry in campaign.models], campaign.models)
-    places = [_Place(campaign, entry) for entry in campaign.systems]
+    places = [_Place(campaign, entry, gpus=gpus) for entry in campaign.systems]
     systems = _named(campaign, "systems", [place.name for place in places], places)
     jobs: dict[str, Job] = {}
     cells: dict[Cell, tuple[str, ...]] = {}
@@ -166,7 +170,7 @@ def _model_name(entry: ModelEntry) -> str:
 class _Place:
     """A system of the matrix with what is known about it."""
 
-    def __init__(self, campaign: Campaign, entry: SystemEntry) -> None:
+    def __init__(self, campaign: Campaign, entry: SystemEntry, *, gpus: bool) -> None:
         known = next((found for found in list_datasets() if found.name == entry.dataset), None)
         if known is None and entry.protocol is None:
             # Names what is near.
@@ -190,12 +194,15 @@ class _Place:
         else:
             self.independent = self.simulate.walkers == "independent"
         default = self.data_name
-        if self.protocol.name != self.system or self.protocol.variant:
-            default += f"-{self.protocol.name}" if self.protocol.name != self.system else ""
-            default += f"-{self.protocol.variant}" if self.protocol.variant else ""
+        if self.protocol.name != self.system:
+            # As ethanol-gfn2-nve; the name of a protocol of one's own stays whole.
+            default += f"-{self.protocol.name.removeprefix(f'{self.system}-')}"
         self.name = entry.name or default
         self.length_ps = self.simulate.length_ps or self.protocol.length_ps
         self.replicas = self.simulate.replicas or self.protocol.replicas
+        asked = self.simulate.batch_replicas
+        sizes = {"off": 1, "auto": self.replicas if gpus and self.simulate.platform != "Reference" else 1}
+        self.batch_size = min(self.replicas, sizes.get(asked) or int(asked))
         # Refuses lengths that are no whole number of frames.
         self.protocol.n_steps(self.length_ps)
 
@@ -339,7 +346,7 @@ def _simulation_jobs(
 ) -> Iterator[Job]:
     options = place.simulate
     if place.independent:
-        size = min(options.batch_replicas, place.replicas)
+        size = place.batch_size
         groups = [range(i, min(i + size, place.replicas)) for i in range(0, place.replicas, size)]
     else:
         groups = [range(place.replicas)]

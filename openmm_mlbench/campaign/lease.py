@@ -177,7 +177,7 @@ class Lease:
                     return self
                 continue
             now = time.monotonic()
-            if seen is None and note is not None:
+            if seen is None and note is not None and (wait_s > 0 or not holder.process.is_here()):
                 note(f"waiting for {holder.process}")
             if seen is None or (seen.owner, seen.beat) != (holder.owner, holder.beat):
                 lives, changed = seen is not None, now

@@ -59,7 +59,8 @@ class Simulating:
         precision: of forces on the platform, or ``auto``.
         driver: what brings the network into OpenMM, or ``auto``.
         threads: CPU threads of one job.
-        batch_replicas: replicas in one Context, which are one job.
+        batch_replicas: replicas in one Context, which are one job: a number, ``off``, or ``auto``: on GPUs all of a
+            run, if a short timing finds that faster.
         metadynamics: ``native``, ``plumed`` or ``auto``.
         walkers: ``independent``, or ``shared``: the replicas feel each other's hills and are one job.
         given: keys that stand in the file.
@@ -71,7 +72,7 @@ class Simulating:
     precision: str = "auto"
     driver: str = "auto"
     threads: int = 1
-    batch_replicas: int = 1
+    batch_replicas: str = "auto"
     metadynamics: str = "auto"
     walkers: str = "independent"
     given: tuple[str, ...] = dataclasses.field(default=(), metadata={"key": False})
@@ -209,7 +210,7 @@ _CHOICES: dict[tuple[type, str], tuple[Any, ...]] = {
     (Simulating, "metadynamics"): ("auto", "native", "plumed"),
 }
 _POSITIVE = {
-    "length_ps", "replicas", "threads", "batch_replicas", "epochs", "minutes", "batch_size", "learning_rate",
+    "length_ps", "replicas", "threads", "epochs", "minutes", "batch_size", "learning_rate",
     "train_frames", "validation_frames", "workers", "cores",
 }  # fmt: skip
 _AT_LEAST_ZERO = {"retries", "gpus", "test_frames"}
@@ -296,6 +297,12 @@ class _Reader:
             raise self.wrong(node, key, f"{node.value!r} is not {words}")
         if name in _POSITIVE and not 0 < value < float("inf"):
             raise self.wrong(node, key, f"{node.value} must be larger than 0")
+        if (
+            name == "batch_replicas"
+            and value not in ("auto", "off")
+            and not (value.isdecimal() and int(value))
+        ):
+            raise self.wrong(node, key, f"{node.value!r} is not auto, off, or a number of replicas")
         if name in _AT_LEAST_ZERO and value < 0:
             raise self.wrong(node, key, f"{node.value} must be 0 or larger")
         return value

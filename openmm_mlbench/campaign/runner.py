@@ -1,5 +1,6 @@
 """``openmm-mlbench run``: a campaign from its file to its report."""
 
+import dataclasses
 import shutil
 import signal
 import threading
@@ -13,7 +14,7 @@ from openmm_mlbench.campaign.display import CampaignDisplay, estimate_text
 from openmm_mlbench.campaign.jobs import REPORT, make_matrix
 from openmm_mlbench.campaign.lease import DEFAULT_TTL_S, HeldError, Lease
 from openmm_mlbench.campaign.ledger import DONE, FAILED, FOLDER, STOPPED
-from openmm_mlbench.campaign.local import LocalBackend
+from openmm_mlbench.campaign.local import LocalBackend, find_gpus
 from openmm_mlbench.campaign.plan import Campaign, read_campaign
 from openmm_mlbench.campaign.scheduling import BLOCKED, Schedule
 from openmm_mlbench.campaign.task import LEASES, LOGS, STOP_FILE
@@ -51,7 +52,9 @@ class Where:
             raise CampaignError(f"--workers is {self.workers}; at least 1 is needed")
 
 
-def plan_campaign(file: str | Path, results: str | Path) -> tuple[Campaign, Schedule]:
+def plan_campaign(
+    file: str | Path, results: str | Path, where: Where | None = None
+) -> tuple[Campaign, Schedule]:
     """Read a campaign and find what is done of it; nothing runs and nothing is written.
 
     Raises:
@@ -59,9 +62,19 @@ def plan_campaign(file: str | Path, results: str | Path) -> tuple[Campaign, Sche
     """
     campaign, root = read_campaign(file), Path(results)
     _check_folder(root)
-    schedule = Schedule(matrix=make_matrix(campaign), root=root, retries=campaign.retries)
+    matrix = make_matrix(campaign, gpus=_has_gpus(campaign, where or Where()))
+    schedule = Schedule(matrix=matrix, root=root, retries=campaign.retries)
     schedule.survey()
     return campaign, schedule
+
+
+def _has_gpus(campaign: Campaign, where: Where) -> bool:
+    """Whether simulations run on GPUs, as far as that can be known before anything is started."""
+    if campaign.gpu != "auto":
+        return campaign.gpu == "yes"
+    if where.scheduler is not None:
+        return False
+    return campaign.cluster.gpus > 0 if where.cluster == "slurm" else bool(find_gpus())
 
 
 def run_campaign(
@@ -92,7 +105,7 @@ def run_campaign(
     where = where or Where()
     campaign, root = read_campaign(file), Path(results)
     _check_folder(root)
-    matrix = make_matrix(campaign)
+    matrix = make_matrix(campaign, gpus=_has_gpus(campaign, where))
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,7 +181,9 @@ def make_backend(campaign: Campaign, where: Where, say: Callable[[str], None]) -
     if network.warning():
         say(f"warning: {network.warning()}")
     if where.cluster == "slurm":
-        return dask_backend.start_slurm(campaign.cluster, network)
+        options = campaign.cluster
+        options = dataclasses.replace(options, workers=where.workers or options.workers)
+        return dask_backend.start_slurm(options, network)
     return dask_backend.start_local(where.workers, network, threads=threads)
 
 

@@ -181,7 +181,7 @@ def work_on_simulation(task: Task, former: Record | None, tell: Tell) -> Result:
     try:
         statuses = workflow.simulate(
             protocol,
-            workflow.find_model(_model(task)),
+            workflow.find_model(_model(task), how["options"]["driver"]),
             folder,
             data=how["data"],
             note=print,
@@ -190,7 +190,7 @@ def work_on_simulation(task: Task, former: Record | None, tell: Tell) -> Result:
             length_ps=settings["length_ps"],
             seed=settings["seed"],
             resume=True,
-            **_options(how["options"], members, settings["walkers"]),
+            **_options(how["options"], members, settings["walkers"], begun=any(steps_before)),
         )
     except RunInterrupted:
         return Result(stopped=True)
@@ -218,15 +218,14 @@ def work_on_simulation(task: Task, former: Record | None, tell: Tell) -> Result:
     )
 
 
-def _options(options: Mapping[str, Any], members: list[int], walkers: str) -> dict[str, Any]:
-    """Of the runner; what is left open is not given, so that its own choice counts."""
-    given = {key: options[key] for key in ("platform", "threads", "metadynamics")}
-    given |= {key: options[key] for key in ("precision", "driver") if options[key] != "auto"}
+def _options(options: Mapping[str, Any], members: list[int], walkers: str, *, begun: bool) -> dict[str, Any]:
+    """Of the runner."""
+    given = {key: options[key] for key in ("platform", "precision", "threads", "metadynamics")}
     if walkers.endswith("shared"):
         return given | {"walkers": "shared", "jobs": len(members)}
-    if len(members) > 1:
-        given["batch_replicas"] = len(members)
-    return given | {"only": members}
+    # A number was asked for; whoever has begun goes on as it began.
+    batch = "on" if options["batch_replicas"].isdecimal() and not begun else "auto"
+    return given | {"only": members, "batch_replicas": batch if len(members) > 1 else "off"}
 
 
 class _Teller:

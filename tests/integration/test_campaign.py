@@ -1,0 +1,390 @@
+"""Campaigns from the file to the report: on processes, on Dask, killed, repeated, lengthened, side by side."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fresh_models
+import pytest
+import torch
+from killing import assert_same_run
+
+from openmm_mlbench.campaign.jobs import REPORT
+from openmm_mlbench.campaign.lease import latest
+from openmm_mlbench.campaign.ledger import Ledger
+from openmm_mlbench.campaign.runner import CampaignStopped, Where, plan_campaign, run_campaign
+from openmm_mlbench.campaign.scheduling import BLOCKED
+from openmm_mlbench.campaign.task import lease_path
+from openmm_mlbench.cli import main
+from openmm_mlbench.errors import CampaignError
+from openmm_mlbench.protocol import load_protocol
+
+KEY = "simulate/own/schnet/seed-0"
+TEXT = """\
+models: [{model: ethanol-gfn2/schnet, name: schnet}]
+systems: [{dataset: ethanol-gfn2, protocol: own.xml, name: own}]
+simulate: {length_ps: 0.6, replicas: 3, platform: Reference}
+check: false
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A campaign with a protocol that writes checkpoints often enough to be killed between them."""
+    place = tmp_path_factory.mktemp("campaign")
+    xml = load_protocol("ethanol").to_xml()
+    assert 'checkpoint_interval_ps="5"' in xml
+    (place / "own.xml").write_text(xml.replace('checkpoint_interval_ps="5"', 'checkpoint_interval_ps="0.1"'))
+    (place / "campaign.yaml").write_text(TEXT)
+    return place
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder):
+    """Results of the campaign on processes of this machine."""
+    finish(command("run", folder / "campaign.yaml", "-o", folder / "undisturbed", "--workers", 2))
+    return folder / "undisturbed"
+
+
+def command(*arguments, **options):
+    """The command line in a process of its own, which may be killed."""
+    words = [sys.executable, "-m", "openmm_mlbench.cli", *map(str, arguments)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process, code=0):
+    """What it printed on standard output and error, once it has ended as it should."""
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    return out, said
+
+
+def run_folder(results):
+    (found,) = (results / "runs" / "own" / "schnet").iterdir()
+    return found
+
+
+def state_of(results):
+    """Inode and time of every file but logs and leases."""
+    return {
+        str(path.relative_to(results)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in results.rglob("*")
+        if path.is_file() and not {"logs", ".leases", "campaign.yaml"} & set(path.relative_to(results).parts)
+    }
+
+
+def assert_same_results(results, others):
+    """Every file of the runs, clocks aside."""
+    one, two = run_folder(results), run_folder(others)
+    assert one.name == two.name
+    assert_same_run(one, two)
+    for name in ("protocol.xml", "topology.pdb"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert record_of(one) == record_of(two)
+    assert metrics_of(one) == metrics_of(two)
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
+
+
+def record_of(run):
+    return without_commit(json.loads((run / "run.json").read_text()))
+
+
+def without_commit(record):
+    """A commit may be made while the tests run."""
+    for session in (record, *record["sessions"]):
+        session.pop("git_commit")
+    return record
+
+
+def metrics_of(run):
+    """metrics.json without speeds, and without how the run came this far."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    without_commit(metrics["run"]["provenance"])
+    metrics["measurements"] = [m for m in metrics["measurements"] if m["observable"] != "steps_per_second"]
+    for replica in metrics["run"]["replicas"]:
+        del replica["steps_per_second"], replica["resume"]
+    return metrics
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("nothing of the kind happened")
+
+
+def simulating(results, replica):
+    """Process id of the job of a replica that is between its third frame and its last but three."""
+    logs = list(results.glob(f"runs/own/schnet/*/replica-{replica}/log.csv"))
+    if not logs or not 4 <= logs[0].read_bytes().count(b"\n") <= 10:
+        return None
+    _, holder = latest(lease_path(results, f"{KEY}/replica-{replica}"))
+    return holder.process.pid
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def records(results, key):
+    return Ledger(results).read_all(key)
+
+
+def test_from_the_file_to_the_page(folder, undisturbed):
+    campaign, schedule = plan_campaign(folder / "campaign.yaml", undisturbed)
+    assert all(state.state == "done" for state in schedule.states.values())
+    assert len(schedule.states) == 5
+    for replica in range(3):
+        (record,) = records(undisturbed, f"{KEY}/replica-{replica}")
+        assert record.facts["states"] == ["finished"]
+        assert record.facts["time_ps"] == [0.6]
+        assert [attempt.outcome for attempt in record.attempts] == ["done"]
+        assert set(record.outputs) == {
+            str((run_folder(undisturbed) / f"replica-{replica}" / name).relative_to(undisturbed))
+            for name in ("status.json", "trajectory.dcd", "log.csv")
+        }
+    # One record of the run, though three processes worked on it.
+    assert len(json.loads((run_folder(undisturbed) / "run.json").read_text())["sessions"]) == 1
+    page = (undisturbed / "report.html").read_text()
+    assert "ethanol-gfn2" in page
+    assert campaign.name == "campaign"
+
+
+def test_a_second_run_redoes_nothing(folder, undisturbed):
+    before = state_of(undisturbed)
+    out, said = finish(command("run", folder / "campaign.yaml", "-o", undisturbed))
+    assert state_of(undisturbed) == before
+    # It did not even look for workers.
+    assert said == ""
+    assert str(undisturbed / "report.html") in out
+
+
+def test_dry_run_shows_what_is_done_and_writes_nothing(folder, undisturbed, capsys):
+    before = state_of(undisturbed)
+    main_without_exit("run", folder / "campaign.yaml", "-o", undisturbed, "--dry-run")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split()[:10] == ["schnet", "own", "-", "-", "-", "-", "-", "3", "done", "done"]
+    assert state_of(undisturbed) == before
+    main_without_exit("run", folder / "campaign.yaml", "-o", folder / "nothing", "--dry-run")
+    shown = capsys.readouterr()
+    assert "3 to do" in shown.out
+    assert "1.8 ps to simulate" in shown.err
+    assert not (folder / "nothing").exists()
+
+
+def main_without_exit(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(map(str, arguments)))
+    assert stop.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "with_its_job",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["worker and its job", "worker alone"],
+)
+def test_a_dask_worker_is_killed_and_every_file_is_that_of_an_undisturbed_campaign(
+    folder, undisturbed, tmp_path, with_its_job
+):
+    results = tmp_path / "results"
+    campaign = command(
+        "run",
+        folder / "campaign.yaml",
+        "-o",
+        results,
+        "--cluster",
+        "local",
+        "--workers",
+        3,
+        "--dashboard-port",
+        0,
+    )
+    job = wait_for(lambda: simulating(results, 1))
+    worker = parent_of(job)
+    assert worker != campaign.pid
+    os.kill(worker, signal.SIGKILL)
+    if with_its_job:
+        os.kill(job, signal.SIGKILL)
+    out, said = finish(campaign)
+    assert "Dask scheduler tcp://127.0.0.1:" in said
+    assert "Dask dashboard http://127.0.0.1:" in said
+    assert_same_results(results, undisturbed)
+    # Both tries are in the ledger, on two workers.
+    (record,) = records(results, f"{KEY}/replica-1")
+    assert [attempt.outcome for attempt in record.attempts] == ["died" if with_its_job else "stopped", "done"]
+    assert len({attempt.where for attempt in record.attempts}) == 2
+    assert record.attempts[0].where.startswith(f"process {job} on ")
+    # It went on from a checkpoint.
+    status = json.loads((run_folder(results) / "replica-1" / "status.json").read_text())
+    assert status["resume"] == "exact"
+    assert out.strip().endswith("report.html")
+
+
+def test_a_longer_campaign_redoes_only_what_hangs_on_the_length(folder, undisturbed, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(undisturbed, results)
+    first = run_folder(results) / "replica-0" / "trajectory.dcd"
+    short = first.read_bytes()
+    longer = folder / "longer.yaml"
+    longer.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 0.8"))
+    _, schedule = plan_campaign(longer, results)
+    assert [key for key, state in schedule.states.items() if state.state == "ready"] == [
+        f"{KEY}/replica-{i}" for i in range(3)
+    ]
+    run_campaign(longer, results, Where(workers=2), say=lambda _: None)
+    # The same trajectory, further (bytes 8 to 24 of a DCD file count its frames).
+    assert first.read_bytes()[100 : len(short)] == short[100:]
+    assert len(first.read_bytes()) > len(short)
+    assert json.loads((run_folder(results) / "metrics.json").read_text())["run"]["length_ps"] == 0.8
+
+    # The shorter one is part of it: nothing is cut, and only the page and numbers are as they were.
+    before = state_of(results)
+    _, schedule = plan_campaign(folder / "campaign.yaml", results)
+    assert all(state.state == "done" for key, state in schedule.states.items() if key.startswith("simulate"))
+    assert state_of(results) == before
+
+
+def test_a_result_that_was_changed_by_hand_is_not_taken_for_its_own(folder, undisturbed, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(undisturbed, results)
+    damaged = run_folder(results) / "replica-2" / "trajectory.dcd"
+    content = bytearray(damaged.read_bytes())
+    content[-10] ^= 1
+    damaged.write_bytes(content)
+    schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
+    state = schedule.states[f"{KEY}/replica-2"]
+    assert state.state == "failed"
+    assert "replica-2/trajectory.dcd: is not what was written" in state.reason
+    # No second try, no other job harmed, and the report is of the rest.
+    assert state.failures == 1
+    assert schedule.states[REPORT].state == "done"
+    # Without the folder it is simulated again.
+    shutil.rmtree(damaged.parent)
+    schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
+    assert all(state.state == "done" for state in schedule.states.values())
+    assert_same_results(results, undisturbed)
+
+
+def test_of_two_campaigns_in_one_folder_the_second_gets_one_line(folder, tmp_path):
+    results, long = tmp_path / "results", folder / "long.yaml"
+    long.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 50"))
+    first = command("run", long, "-o", results, "--workers", 1)
+    wait_for(lambda: list(results.glob("runs/own/schnet/*/replica-0/checkpoint.json")))
+    _, said = finish(command("run", long, "-o", results), 2)
+    assert said.count("\n") == 1
+    assert f"another campaign is running there (process {first.pid} on " in said
+    # And the first is stopped: in order, with all that it had.
+    first.send_signal(signal.SIGINT)
+    _, said = finish(first, 2)
+    assert "stopped with 0 of 5 jobs done; the same command goes on" in said
+    status = json.loads((run_folder(results) / "replica-0" / "status.json").read_text())
+    assert status["state"] == "interrupted"
+    assert 0.1 < status["time_ps"] < 50
+
+
+def test_a_campaign_that_was_killed_goes_on(folder, undisturbed, tmp_path):
+    results = tmp_path / "results"
+    first = command("run", folder / "campaign.yaml", "-o", results, "--workers", 2)
+    wait_for(lambda: simulating(results, 1))
+    first.kill()
+    first.communicate()
+    # Its jobs may still be writing their last frames: the leases hold the successors up.
+    finish(command("run", folder / "campaign.yaml", "-o", results, "--workers", 2))
+    assert_same_results(results, undisturbed)
+
+
+def test_a_bad_model_costs_the_good_one_nothing(folder, undisturbed, tmp_path):
+    """One collapses, one has a false claim on its card, one dies with its process."""
+    results = tmp_path / "results"
+    fresh_models.write_archive(folder / "collapsing.pt")
+    (folder / "mixed.yaml").write_text(
+        TEXT.replace(
+            "models: [",
+            "models: [collapsing.pt, {model: schnet, name: lost, train: {train_frames: 999999}}, ",
+        )
+    )
+    campaign = command("run", folder / "mixed.yaml", "-o", results, "--workers", 2)
+    job = wait_for(lambda: simulating(results, 0))
+    os.kill(job, signal.SIGKILL)
+    out, said = finish(campaign, 1)
+    assert_same_results(results, undisturbed)
+    (record,) = records(results, f"{KEY}/replica-0")
+    assert [attempt.outcome for attempt in record.attempts] == ["died", "done"]
+    assert "was killed by signal 9" in record.attempts[0].reason
+    assert f"{KEY}/replica-0: tried again after" in said
+
+    # A collapse is a result: done, measured, in the report.
+    (collapsed,) = records(results, "simulate/own/collapsing/seed-0/replica-0")
+    assert (collapsed.state, collapsed.facts["states"]) == ("done", ["unstable"])
+    assert "simulate/own/collapsing/seed-0/replica-0" in out
+    # A mistake is not: what cannot run for it says so, in the table and in the ledger.
+    (failed,) = records(results, "train/ethanol-gfn2/lost/seed-0")
+    assert failed.state == "failed"
+    assert "999999" in failed.reason
+    assert failed.reason in out
+    _, schedule = plan_campaign(folder / "mixed.yaml", results)
+    assert schedule.states["analyze/own/collapsing/seed-0"].state == "done"
+    assert "needs train/ethanol-gfn2/lost/seed-0" in out
+    assert (results / "report.html").is_file()
+    assert BLOCKED in out
+
+
+TRAINED = """\
+models: [deeppot-se]
+systems: [{dataset: ethanol-gfn2, protocol: own.xml, name: own}]
+seeds: [3]
+train: {train_frames: 20, validation_frames: 5, test_frames: 5, epochs: 2, batch_size: 10}
+simulate: {length_ps: 0.1, replicas: 1, platform: Reference}
+"""
+
+
+def test_from_data_to_report_with_training(folder, tmp_path):
+    (folder / "trained.yaml").write_text(TRAINED)
+    schedule = run_campaign(folder / "trained.yaml", tmp_path / "results", say=lambda _: None)
+    assert [(key.partition("/")[0], state.state) for key, state in schedule.states.items()] == [
+        (kind, "done") for kind in ("data", "train", "export", "check", "simulate", "analyze", "report")
+    ]
+    results = tmp_path / "results"
+    (archive,) = (results / "models").rglob("*.pt")
+    run = next((results / "runs").rglob("run.json")).parent
+    record = json.loads((run / "run.json").read_text())
+    # Relative to the results, which may be moved as a whole.
+    assert record["model"]["model"] == str(archive.relative_to(results))
+    assert record["seed"] == 3
+    assert record["model"]["card"]["training"]["command"].startswith(
+        "openmm-mlbench train deeppot-se ethanol-gfn2 -o train/"
+    )
+    # The training that the card names, repeated: the same weights.
+    (best,) = (results / "train").rglob("best.pt")
+    recipe = json.loads(torch.load(best, weights_only=True)["recipe"])
+    assert (recipe["seed"], recipe["max_epochs"]) == (3, 2)
+
+    moved = tmp_path / "moved"
+    results.rename(moved)
+    shutil.rmtree(moved / "runs" / run.relative_to(results / "runs") / "metrics.json", ignore_errors=True)
+    main_without_exit("analyze", moved / run.relative_to(results))
+    metrics = json.loads((moved / run.relative_to(results) / "metrics.json").read_text())
+    force = next(m for m in metrics["measurements"] if m["observable"] == "force_mae")
+    assert force["inputs"]["from"] == "test frames"
+
+
+def test_a_folder_with_something_else_is_refused(folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(CampaignError, match=r"holds thesis\.tex but no campaign"):
+        run_campaign(folder / "campaign.yaml", tmp_path)
+    with pytest.raises(CampaignError, match="is a file"):
+        run_campaign(folder / "campaign.yaml", tmp_path / "thesis.tex")
+
+
+def test_stopping_is_no_failure(folder):
+    error = CampaignStopped("stopped", None)
+    assert isinstance(error, CampaignError)
+    assert folder.is_dir()

@@ -1,0 +1,235 @@
+"""Dask as campaigns use it: who can reach the scheduler, TLS, what SLURM is given, GPUs as resources."""
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from openmm_mlbench.campaign.dask_backend import LOCALHOST, Network, connect, slurm_cluster, start_local
+from openmm_mlbench.campaign.local import LocalBackend, find_gpus
+from openmm_mlbench.campaign.plan import Cluster
+from openmm_mlbench.campaign.runner import Where
+from openmm_mlbench.errors import CampaignError
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority and a certificate of it, and one of nobody."""
+    folder = tmp_path_factory.mktemp("tls")
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make certificates with")
+
+    def run(*words):
+        subprocess.run([openssl, *words], check=True, capture_output=True, cwd=folder)
+
+    key = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    run("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
+    run("req", *key[:3], "-keyout", "key.pem", "-out", "cert.csr", "-subj", "/CN=cluster")
+    run(
+        "x509",
+        "-req",
+        "-in",
+        "cert.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-out",
+        "cert.pem",
+    )
+    run("req", "-x509", *key, "-keyout", "other.key", "-out", "other.pem", "-subj", "/CN=somebody else")
+    return folder
+
+
+def test_the_usual_scheduler_is_for_this_machine_alone():
+    backend = start_local(1, Network(dashboard_port=0))
+    try:
+        address = backend.client.scheduler.address
+        assert address.startswith(f"tcp://{LOCALHOST}:")
+        listening = listening_addresses(int(address.rpartition(":")[2]))
+        assert listening == {LOCALHOST}
+        lines = backend.describe()
+        assert lines[0] == f"Dask scheduler {address}, 1 worker"
+        dashboard = lines[1].removeprefix("Dask dashboard http://").removesuffix("/status")
+        host, port = dashboard.split(":")
+        assert host == LOCALHOST
+        assert listening_addresses(int(port)) == {LOCALHOST}
+        # Workers too.
+        (worker,) = backend.client.scheduler_info(n_workers=-1)["workers"]
+        assert listening_addresses(int(worker.rpartition(":")[2])) == {LOCALHOST}
+    finally:
+        backend.close()
+
+
+def listening_addresses(port):
+    """Local addresses on which anybody listens on this port, from the kernel's own table."""
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        address, state = line.split()[1], line.split()[3]
+        host, number = address.split(":")
+        if state == "0A" and int(number, 16) == port:
+            found.add(socket.inet_ntoa(bytes.fromhex(host)[::-1]))
+    for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]:
+        address, state = line.split()[1], line.split()[3]
+        if state == "0A" and int(address.split(":")[1], 16) == port:
+            found.add("::")
+    return found
+
+
+def test_tls_lets_in_who_has_a_certificate_and_nobody_else(certificates):
+    network = Network(
+        dashboard_port=0,
+        tls_ca=certificates / "ca.pem",
+        tls_cert=certificates / "cert.pem",
+        tls_key=certificates / "key.pem",
+    )
+    backend = start_local(1, network)
+    try:
+        address = backend.client.scheduler.address
+        assert address.startswith("tls://")
+        (worker,) = backend.client.scheduler_info(n_workers=-1)["workers"]
+        assert worker.startswith("tls://")
+        other = connect(address, network)
+        assert other.client.submit(sum, [1, 2]).result(timeout=20) == 3
+        other.close()
+        stranger = Network(
+            tls_ca=certificates / "ca.pem",
+            tls_cert=certificates / "other.pem",
+            tls_key=certificates / "other.key",
+        )
+        with pytest.raises(CampaignError, match="no Dask scheduler answers"):
+            connect(address, stranger)
+    finally:
+        backend.close()
+
+
+def test_what_listens_elsewhere_without_tls_is_said(certificates):
+    assert Network().warning() == ""
+    assert Network(listen="localhost").warning() == ""
+    assert "listens on 0.0.0.0 without TLS" in Network(listen="0.0.0.0").warning()
+    files = {
+        "tls_ca": certificates / "ca.pem",
+        "tls_cert": certificates / "cert.pem",
+        "tls_key": certificates / "key.pem",
+    }
+    assert Network(listen="0.0.0.0", **files).warning() == ""
+    with pytest.raises(CampaignError, match=r"--tls-key is missing"):
+        Network(tls_ca=files["tls_ca"], tls_cert=files["tls_cert"])
+    with pytest.raises(CampaignError, match=r"--tls-ca .*absent: no such file"):
+        Network(**files | {"tls_ca": certificates / "absent"})
+
+
+def test_the_job_that_slurm_is_given(certificates):
+    options = Cluster(
+        workers=3,
+        cores=4,
+        memory="16 GB",
+        walltime="04:30:00",
+        gpus=1,
+        partition="gpu",
+        account="chem",
+        interface="lo",
+        setup=("module load cuda", "source ~/env/bin/activate"),
+        directives=("--constraint=a100",),
+    )
+    network = Network(
+        dashboard_port=0,
+        tls_ca=certificates / "ca.pem",
+        tls_cert=certificates / "cert.pem",
+        tls_key=certificates / "key.pem",
+    )
+    cluster = slurm_cluster(options, network)
+    try:
+        lines = cluster.job_script().splitlines()
+    finally:
+        cluster.close()
+    for wanted in (
+        "#SBATCH -p gpu",
+        "#SBATCH -A chem",
+        "#SBATCH --cpus-per-task=4",
+        "#SBATCH --mem=15G",
+        "#SBATCH -t 04:30:00",
+        "#SBATCH --gres=gpu:1",
+        "#SBATCH --constraint=a100",
+        "module load cuda",
+    ):
+        assert wanted in lines
+    command = lines[-1]
+    assert "distributed.cli.dask_worker tls://127.0.0.1:" in command
+    assert "--resources GPU=1" in command
+    # dask-jobqueue gives a worker as many threads as cores; the later option counts.
+    assert command.rindex("--nthreads 1") > command.index("--nthreads 4")
+    assert f"--tls-ca-file {certificates / 'ca.pem'}" in command
+    assert "--interface lo" in command
+
+
+def test_slurm_workers_that_could_not_reach_the_scheduler_are_refused():
+    with pytest.raises(CampaignError, match="cannot reach a scheduler that listens on this one alone"):
+        slurm_cluster(Cluster(), Network())
+    with pytest.raises(CampaignError, match=r"--cluster slurm: .*correct `cluster:`"):
+        slurm_cluster(Cluster(interface="no-such-interface"), Network(dashboard_port=0))
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("openmm_mlbench.campaign.dask_backend._CONNECT_S", 1)
+    with pytest.raises(CampaignError, match=r"--scheduler tcp://127\.0\.0\.1:9: no Dask scheduler answers"):
+        connect("tcp://127.0.0.1:9", Network())
+
+
+def test_gpus_are_resources_that_training_and_simulation_ask_for(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert find_gpus() == ["4", "7"]
+    backend = start_local(None, Network(dashboard_port=0))
+    try:
+        workers = backend.client.scheduler_info(n_workers=-1)["workers"]
+        assert [worker["resources"] for worker in workers.values()] == [{"GPU": 1.0}] * 2
+        assert backend.describe()[0].endswith("2 workers, 2 GPUs")
+        seen = backend.client.run(seen_gpu)
+        assert sorted(seen.values()) == ["4", "7"]
+    finally:
+        backend.close()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert find_gpus() == []
+
+
+def seen_gpu():
+    import os
+
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_local_jobs_are_dealt_to_gpus_in_turn(monkeypatch):
+    given = []
+
+    def run_task(task, *, variables):
+        given.append((task["key"], variables))
+        return {"state": "done"}
+
+    monkeypatch.setattr("openmm_mlbench.campaign.local.run_task", run_task)
+    backend = LocalBackend(3, gpus=["0", "5"])
+    assert backend.describe() == ["3 jobs at a time on this machine, GPUs 0, 5"]
+    for name in "abc":
+        assert backend.has_room()
+        backend.submit({"key": name}, gpu=True, avoid="")
+    assert not backend.has_room()
+    ended = []
+    while len(ended) < 3:
+        ended += backend.finished(1.0)
+    assert sorted(given) == [
+        (name, {"CUDA_VISIBLE_DEVICES": gpu}) for name, gpu in zip("abc", ("0", "5", "0"), strict=True)
+    ]
+    assert backend.has_room()
+    assert LocalBackend(None, gpus=["0", "1", "2"]).workers == 3
+
+
+def test_where_takes_one_place():
+    with pytest.raises(CampaignError, match="exclude each other"):
+        Where(scheduler="tcp://x:1", cluster="local")
+    with pytest.raises(CampaignError, match="--cluster pbs: is not one of local, slurm"):
+        Where(cluster="pbs")
+    with pytest.raises(CampaignError, match="--workers is 0"):
+        Where(workers=0)
