@@ -50,6 +50,7 @@ from openmm_mlbench.simulation.runner import run_protocol
 from openmm_mlbench.simulation.starts import structure_frames
 from openmm_mlbench.topology import read_structure
 from openmm_mlbench.training.config import Recipe
+from openmm_mlbench.training.log import write_log
 from openmm_mlbench.training.trainer import force_field_from_checkpoint, load_checkpoint, predict
 from openmm_mlbench.units import NM_PER_ANGSTROM
 
@@ -188,7 +189,7 @@ def export_checkpoint(
     command: str = "",
     remove_mean_force: bool = False,
 ) -> Card:
-    """Turn a training checkpoint into an archive with its card; returns the card.
+    """Turn a training checkpoint into an archive with its card, and its log beside it; returns the card.
 
     Args:
         checkpoint: ``best.pt`` of a training folder.
@@ -250,6 +251,7 @@ def export_checkpoint(
         if test.own:
             card = _with_errors(card, lambda frames: predict(force_field, frames), test.frames)
     save_archive(force_field, card, out)
+    write_log(checkpoint, out)
     return card
 
 

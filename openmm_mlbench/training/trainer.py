@@ -551,6 +551,9 @@ class Trainer:
             raise TrainingError(
                 f"{path} was made with another data set or split; give the same, or another folder"
             )
+        # All that was typed, each line once.
+        typed = [*provenance.get("command", "").split("; "), self.command]
+        self.command = "; ".join(filter(None, dict.fromkeys(typed)))
         self.force_field.load_state_dict(record["force_field"])
         if self.averaged is not None:
             self.averaged.load_state_dict(record["averaged"])
