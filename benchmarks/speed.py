@@ -23,6 +23,7 @@ from openmm_mlbench.speed import tables
 from openmm_mlbench.speed.cases import SYSTEMS
 from openmm_mlbench.speed.plots import save_plot
 from openmm_mlbench.speed.program import machine, measure, merge, read_entries
+from openmm_mlbench.speed.variants import VARIANTS
 
 
 def jobs(models: list[str], systems: list[str] | None) -> list[tuple[str, str | None]]:
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each model on each system")
     parser.add_argument("--platform", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--without", nargs="+", choices=list(VARIANTS)[1:], default=[])
     parser.add_argument("-o", "--out", type=Path, default=RESULTS / "speed.json")
     arguments = parser.parse_args()
 
@@ -57,6 +59,7 @@ def main() -> None:
                 seconds=arguments.seconds,
                 platform=arguments.platform,
                 threads=arguments.threads,
+                without=arguments.without,
                 note=note,
             )
         except MLBenchError as error:

@@ -3,7 +3,7 @@
 import os
 import platform as host
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from openmm_mlbench.files import read_json
 from openmm_mlbench.speed.cases import make_case
 from openmm_mlbench.speed.clocks import Timing, take_turns
 from openmm_mlbench.speed.operators import computing, count_operators, data_dependent
-from openmm_mlbench.speed.variants import Windows
+from openmm_mlbench.speed.variants import COPIES, Windows
 
 PACKAGES = ("openmm", "openmmtorch", "openmmml", "torch", "ase", "numpy")
 Note = Callable[[str], None]
@@ -55,6 +55,7 @@ def measure(
     platform: str = "auto",
     threads: int = 1,
     original: Path | None = None,
+    without: Collection[str] = (),
     note: Note = lambda _: None,
 ) -> Record:
     """One entry: a model on a system.
@@ -67,6 +68,7 @@ def measure(
         platform: of OpenMM.
         threads: of torch and of the CPU platform.
         original: of an imported model, the file that OpenMM-ML shall read.
+        without: variants that shall be left out.
         note: hears of the progress.
 
     Raises:
@@ -75,7 +77,9 @@ def measure(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         case = make_case(model, system, Path(folder))
-        windows = Windows(case, platform=platform, threads=threads, original=original, note=note)
+        windows = Windows(
+            case, platform=platform, threads=threads, original=original, without=without, note=note
+        )
         timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
         counts = count_operators(windows.call)
     return {
@@ -98,9 +102,20 @@ def measure(
             "computing": computing(counts),
             "data_dependent": data_dependent(counts),
         },
-        "batching": {"gain": None, "reason": "replica batching was not measured"},
+        "batching": _batching(timings, windows),
         "derived": derive(timings, on_gpu=windows.device.type == "cuda"),
     }
+
+
+def _batching(timings: dict[str, Timing], windows: Windows) -> Record:
+    """Steps of replicas per second in one Context over those of one replica, or why there is no number."""
+    if "5 replicas" not in timings:
+        return {"gain": None, "reason": windows.missing.get("5 replicas", "not measured")}
+    one, all_of_them = (
+        t.wall_us_min if windows.device.type == "cuda" else t.process_us_min
+        for t in (timings["torchforce"], timings["5 replicas"])
+    )
+    return {"gain": round(COPIES * one / all_of_them, 3), "reason": ""}
 
 
 def derive(timings: dict[str, Timing], *, on_gpu: bool = False) -> Record:

@@ -1,10 +1,11 @@
 """Every loop that can drive a model, as windows to be timed."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from openmm_mlbench.speed.cases import Case
 from openmm_mlbench.speed.clocks import Window
 from openmm_mlbench.units import NM_PER_ANGSTROM
 
+# The protocols' replicas.
+COPIES = 5
 # What each variant is, in the order of tables.
 VARIANTS = {
     "network": "the exported module by itself, pair search included",
@@ -24,6 +27,7 @@ VARIANTS = {
     "pythonforce": "a step of OpenMM, PythonForce: the second driver",
     "ase": "a step of ASE's velocity Verlet with the same weights",
     "openmm-ml": "a step of a System that OpenMM-ML makes",
+    "5 replicas": "a step of OpenMM that moves five copies of the system in one Context",
     "engine": "a step of OpenMM, TorchForce on a module that computes nothing",
 }
 
@@ -49,6 +53,7 @@ class Windows:
         platform: of OpenMM, or ``auto``.
         threads: of the CPU platform.
         original: of an imported model, the file that OpenMM-ML shall read.
+        without: variants that shall be left out; the second driver compiles for a minute or more.
         note: hears what is being prepared.
     """
 
@@ -59,6 +64,7 @@ class Windows:
         platform: str = "auto",
         threads: int = 1,
         original: Path | None = None,
+        without: Collection[str] = (),
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.case = case
@@ -79,9 +85,15 @@ class Windows:
             "pythonforce": lambda: self._steps(self._system("pythonforce", "auto")),
             "ase": self._ase,
             "openmm-ml": lambda: self._steps(self._openmmml()),
+            "5 replicas": lambda: self._steps(
+                case.potential.create_copies(case.topology, COPIES).system, copies=COPIES
+            ),
             "engine": lambda: self._steps(self._empty_system()),
         }
         for name, make in makers.items():
+            if name in without:
+                self.missing[name] = "left out"
+                continue
             note(f"{case.model} on {case.system}: {name}")
             try:
                 self.windows[name] = make()
@@ -168,7 +180,7 @@ class Windows:
             )
         return MLPotential(origin.kind, modelPath=str(self.original)).createSystem(topology)
 
-    def _steps(self, system: Any) -> Window:
+    def _steps(self, system: Any, copies: int = 1) -> Window:
         import openmm
         from openmm import unit
 
@@ -178,9 +190,12 @@ class Windows:
         context = create_context(system, integrator, choice)
         self.platform, self.properties = choice.name, dict(choice.properties)
 
+        positions = np.tile(case.positions_nm, (copies, 1))
+        velocities = np.tile(case.velocities_nm_ps, (copies, 1))
+
         def start() -> None:
-            context.setPositions(case.positions_nm)
-            context.setVelocities(case.velocities_nm_ps)
+            context.setPositions(positions)
+            context.setVelocities(velocities)
 
         def run(n_steps: int) -> None:
             integrator.step(n_steps)

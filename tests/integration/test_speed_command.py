@@ -27,6 +27,8 @@ def test_a_molecule_in_every_loop(archive):
     # What computes nothing is faster than what does, and a loop in Python slower than one without.
     assert us["engine"] < 0.5 * us["torchforce"]
     assert us["torchforce"] < us["ase"]
+    assert us["torchforce"] < us["5 replicas"] < 5 * us["ase"]
+    assert found["batching"]["gain"] == pytest.approx(5 * us["torchforce"] / us["5 replicas"], rel=1e-2)
     assert found["operators"]["executed"] > 20
     assert found["operators"]["data_dependent"] == []
 
