@@ -887,7 +887,8 @@ def speed(
         list[str] | None, typer.Option(help="ethanol, aspirin, water or lips; may be given again.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Timed seconds on each system.")] = 20.0,
-    platform: Annotated[str, typer.Option(help="OpenMM platform, or auto.")] = "auto",
+    platform: PlatformOption = "auto",
+    precision: PrecisionOption = "auto",
     threads: Annotated[int, typer.Option(help="Threads of torch and of the CPU platform.")] = 1,
     original: Annotated[
         Path | None, typer.Option(help="Of an imported model: the file that OpenMM-ML shall read.")
@@ -905,7 +906,14 @@ def speed(
     asked: list[str | None] = [*system] if system else [None]
     entries = [
         measure(
-            model, name, seconds=seconds, platform=platform, threads=threads, original=original, note=_say
+            model,
+            name,
+            seconds=seconds,
+            platform=platform,
+            precision=precision,
+            threads=threads,
+            original=original,
+            note=_say,
         )
         for name in asked
     ]

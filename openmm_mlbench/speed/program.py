@@ -53,6 +53,7 @@ def measure(
     seconds: float = 20.0,
     window_s: float = 0.1,
     platform: str = "auto",
+    precision: str = "auto",
     threads: int = 1,
     original: Path | None = None,
     without: Collection[str] = (),
@@ -66,6 +67,7 @@ def measure(
         seconds: of the timed part, unless three rounds take longer.
         window_s: length of a window.
         platform: of OpenMM.
+        precision: of the platform, or ``auto``.
         threads: of torch and of the CPU platform.
         original: of an imported model, the file that OpenMM-ML shall read.
         without: variants that shall be left out.
@@ -78,7 +80,13 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         case = make_case(model, system, Path(folder))
         windows = Windows(
-            case, platform=platform, threads=threads, original=original, without=without, note=note
+            case,
+            platform=platform,
+            precision=precision,
+            threads=threads,
+            original=original,
+            without=without,
+            note=note,
         )
         timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
         counts = count_operators(windows.call)

@@ -51,6 +51,7 @@ class Windows:
     Args:
         case: the model on its system.
         platform: of OpenMM, or ``auto``.
+        precision: of the platform, or ``auto``.
         threads: of the CPU platform.
         original: of an imported model, the file that OpenMM-ML shall read.
         without: variants that shall be left out; the second driver compiles for a minute or more.
@@ -62,6 +63,7 @@ class Windows:
         case: Case,
         *,
         platform: str = "auto",
+        precision: str = "auto",
         threads: int = 1,
         original: Path | None = None,
         without: Collection[str] = (),
@@ -71,6 +73,7 @@ class Windows:
         self.threads = threads
         self.original = original
         self.asked = platform
+        self.precision = precision
         self.platform = ""
         self.properties: dict[str, str] = {}
         self.windows: dict[str, Window] = {}
@@ -186,7 +189,7 @@ class Windows:
 
         case = self.case
         integrator = openmm.VerletIntegrator(case.timestep_fs * unit.femtosecond)
-        choice = choose_platform(self.asked, system, self.threads)
+        choice = choose_platform(self.asked, system, self.threads, self.precision)
         context = create_context(system, integrator, choice)
         self.platform, self.properties = choice.name, dict(choice.properties)
 
