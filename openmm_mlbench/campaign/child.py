@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from openmm_mlbench.errors import MLBenchError
 _GRACE_S = 120.0
 _EXIT_HANGING = 76
 _STOP_POLL_S = 0.5
+_STOPPED = "stopped; the same command goes on"
 # Files that a job elsewhere has written may show late on a network file system.
 _VISIBLE_WITHIN_S = 60.0
 
@@ -92,16 +93,27 @@ def _write_to(log: Path) -> None:
 
 
 def _guarded(task: Task, orphaned: threading.Event) -> Outcome:
-    lease = Lease(lease_path(task.root, task.key), ttl_s=task.ttl_s, lethal=True)
     try:
-        # Long enough to see whether a predecessor elsewhere is dead.
-        lease.acquire(wait_s=3 * task.ttl_s, note=_log)
+        with _stopping(task, orphaned), ExitStack() as held:
+            leases = [Lease(path, ttl_s=task.ttl_s, lethal=True) for path in _lease_paths(task)]
+            for lease in leases:
+                # Long enough to see whether a predecessor elsewhere is dead.
+                held.enter_context(lease.acquire(wait_s=3 * task.ttl_s, note=_log))
+            return _attempt(task, leases[0])
     except HeldError as error:
         return Outcome(state=BUSY, reason=str(error))
     except MLBenchError as error:
         return Outcome(state=FAILED, reason=_one_line(error))
-    with lease, _stopping(task, orphaned):
-        return _attempt(task, lease)
+    except Stopped:
+        return Outcome(state=STOPPED, reason=_STOPPED)
+
+
+def _lease_paths(task: Task) -> list[Path]:
+    """The job's; with it, those of replicas that may have been jobs of their own when a predecessor began."""
+    members = task.settings["replicas"] if task.kind == "simulate" else []
+    group = task.key.rpartition("/")[0]
+    keys = [task.key, *(f"{group}/replica-{member}" for member in members)]
+    return [lease_path(task.root, key) for key in dict.fromkeys(keys)]
 
 
 def _attempt(task: Task, lease: Lease) -> Outcome:
@@ -118,7 +130,7 @@ def _attempt(task: Task, lease: Lease) -> Outcome:
         _wait_for_files(task)
         result = WORK[task.kind](task, former, lambda **told: setattr(lease, "told", told))
     except Stopped:
-        state, reason = STOPPED, "stopped; the same command goes on"
+        state, reason = STOPPED, _STOPPED
     except MLBenchError as error:
         state, reason, retry = FAILED, _one_line(error), isinstance(error, EngineFailure)
     except Exception as error:  # noqa: BLE001 - whatever a model or an engine raises ends this job alone
@@ -127,7 +139,7 @@ def _attempt(task: Task, lease: Lease) -> Outcome:
     # What is left to do takes milliseconds.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if result is not None and result.stopped:
-        state, reason, result = STOPPED, "stopped; the same command goes on", None
+        state, reason, result = STOPPED, _STOPPED, None
     record = _record(task, ledger, former, state, reason, result)
     attempt = Attempt(
         where=_where(),

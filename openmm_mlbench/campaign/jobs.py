@@ -180,6 +180,8 @@ class _Place:
         self.dataset = entry.dataset if known is not None else _path(campaign, entry.dataset)
         self.system = None if known is None else known.system
         self.data = None if entry.data is None else _path(campaign, entry.data)
+        # What test frames are read from, where not by name.
+        self.frames = self.data or (self.dataset if known is None else None)
         protocol = entry.protocol or str(self.system)
         if protocol.endswith(".xml"):
             protocol = _path(campaign, protocol)
@@ -242,7 +244,7 @@ def _cell_jobs(
         key=f"analyze/{place.name}/{named}",
         kind="analyze",
         settings={"mode": campaign.analyze.mode, "metrics": METRICS_VERSION},
-        how={"data": place.data},
+        how={"data": place.frames},
         follows=tuple(job.key for job in runs),
     )
 
@@ -258,11 +260,13 @@ def _source(campaign: Campaign, entry: ModelEntry, place: _Place) -> dict[str, A
         if potential.system != place.system:
             return None
         return {"reference_potential": entry.model, "description": hash_of(potential.description)}
-    from openmm_mlbench.export.archive import find_archive
+    from openmm_mlbench.export.archive import find_archive, list_archives
 
     name = entry.model
     if entry.shipped:
         name = f"{place.dataset}/{entry.model}"
+        if name not in list_archives():
+            return None
     elif entry.model.endswith(".pt"):
         name = _path(campaign, entry.model)
     archive = find_archive(name)
@@ -331,7 +335,7 @@ def _training_jobs(
         key=f"export/{where}/{named}",
         kind="export",
         settings={"remove_mean_force": options.remove_mean_force},
-        how={"data": place.data},
+        how={"data": place.frames},
         needs=(train.key,),
     )
 
@@ -370,7 +374,7 @@ def _simulation_jobs(
                 "name": name,
                 "protocol": place.protocol_argument,
                 "variant": place.variant,
-                "data": place.data,
+                "data": place.frames,
                 "n_replicas": place.replicas,
                 "timestep_ps": chosen.timestep_ps,
                 "options": {key: value for key, value in asdict(options).items() if key != "given"},

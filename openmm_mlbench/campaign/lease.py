@@ -207,7 +207,7 @@ class Lease:
             return False
         except OSError as error:
             raise CampaignError(
-                f"{target.parent}: cannot be written ({error.strerror}); free some space or choose another folder"
+                f"{target.parent}: cannot be written ({error.strerror}); free some space, or choose a folder whose file system has hard links"
             ) from error
         finally:
             mine.unlink(missing_ok=True)

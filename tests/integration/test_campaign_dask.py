@@ -1,5 +1,6 @@
 """Dask as campaigns use it: who can reach the scheduler, TLS, what SLURM is given, GPUs as resources."""
 
+import dataclasses
 import shutil
 import socket
 import subprocess
@@ -7,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from openmm_mlbench.campaign.dask_backend import LOCALHOST, Network, connect, slurm_cluster, start_local
+from openmm_mlbench.campaign.dask_backend import (
+    LOCALHOST,
+    DaskBackend,
+    Network,
+    connect,
+    slurm_cluster,
+    start_local,
+)
 from openmm_mlbench.campaign.local import LocalBackend, find_gpus
 from openmm_mlbench.campaign.plan import Cluster
 from openmm_mlbench.campaign.runner import Where
+from openmm_mlbench.campaign.task import Task
 from openmm_mlbench.errors import CampaignError
 
 
@@ -200,6 +209,57 @@ def seen_gpu():
     import os
 
     return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_jobs_for_gpus_go_to_workers_that_have_one(tmp_path):
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    plain = {"nthreads": 1, "host": LOCALHOST, "memory_limit": 0}
+    cluster = SpecCluster(
+        scheduler={"cls": Scheduler, "options": {"host": LOCALHOST, "port": 0, "dashboard": False}},
+        workers={
+            0: {"cls": Nanny, "options": plain},
+            1: {"cls": Nanny, "options": plain | {"resources": {"GPU": 1}}},
+        },
+    )
+    client = Client(cluster, set_as_default=False)
+    backend = DaskBackend(client, cluster)
+    try:
+        client.wait_for_workers(2, timeout=60)
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        (with_gpu,) = (address for address, worker in workers.items() if worker["resources"])
+        for i in range(4):
+            backend.submit(data_task(tmp_path, f"data/{i}"), gpu=True, avoid="")
+        # A worker that failed at a job is the last choice for it.
+        backend.submit(data_task(tmp_path, "data/again"), gpu=False, avoid=with_gpu)
+        ended = {}
+        while len(ended) < 5:
+            ended |= dict(backend.finished(5.0))
+    finally:
+        backend.close()
+    assert {outcome["state"] for outcome in ended.values()} == {"done"}
+    assert {ended[f"data/{i}"]["worker"] for i in range(4)} == {with_gpu}
+    assert ended["data/again"]["worker"] not in ("", with_gpu)
+    assert ended["data/0"]["record"]["facts"] == {"frames": 1500}
+    # One process did all jobs of a worker, each under a lease and with a log of its own.
+    processes = {outcome["where"].partition(",")[0] for outcome in ended.values()}
+    assert len(processes) == 2
+    assert len(list((tmp_path / "logs" / "data").iterdir())) == 5
+
+
+def data_task(root, key):
+    return dataclasses.asdict(
+        Task(
+            key=key,
+            kind="data",
+            identity=key,
+            settings={"dataset": "ethanol-gfn2", "data": None},
+            how={"fetch": False},
+            before={},
+            root=str(root),
+            ttl_s=60.0,
+        )
+    )
 
 
 def test_local_jobs_are_dealt_to_gpus_in_turn(monkeypatch):

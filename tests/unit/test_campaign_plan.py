@@ -161,6 +161,26 @@ def test_shipped_models_of_every_system(tmp_path):
     ]
 
 
+def test_shipped_models_where_there_are_any(tmp_path):
+    made = matrix(tmp_path, "models: [{model: nequip, shipped: true}]\nsystems: [ethanol-gfn2, ethanol]")
+    assert [cell.system for cell in made.cells] == ["ethanol"]
+
+
+def test_on_gpus_all_replicas_of_a_run_share_a_context_if_nothing_else_is_said(tmp_path):
+    text = "models: [ethanol-gfn2/schnet]\nsystems: [ethanol-gfn2]\nsimulate: {replicas: 3}"
+
+    def n_simulations(text, gpus):
+        made = make_matrix(read_campaign(write(tmp_path, text)), gpus=gpus)
+        return sum(job.kind == "simulate" for job in made.jobs.values())
+
+    assert (n_simulations(text, True), n_simulations(text, False)) == (1, 3)
+    for given, wanted in (("off", 3), ("2", 2), ("9", 1)):
+        assert n_simulations(text.replace("{", f"{{batch_replicas: {given}, "), True) == wanted
+    assert n_simulations(text.replace("{", "{platform: Reference, "), True) == 3
+    with pytest.raises(CampaignError, match=r"batch_replicas: '0' is not auto, off, or a number of replicas"):
+        read_campaign(write(tmp_path, text.replace("{", "{batch_replicas: 0, ")))
+
+
 def test_an_identity_hangs_on_what_decides_the_result_and_on_nothing_else(tmp_path):
     text = "models: [ethanol-gfn2/schnet]\nsystems: [ethanol-gfn2]\nsimulate: {length_ps: 1}\n"
     key = "simulate/ethanol-gfn2/ethanol-gfn2-schnet/seed-0/replica-1"
