@@ -42,6 +42,24 @@ def test_a_wheel_has_every_package():
     assert len(listed) == len(there)
 
 
+def test_a_wheel_has_what_is_no_python():
+    """Recipes and templates: files in a package's folder that none of its patterns names would stay behind."""
+    patterns = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {
+        path
+        for package, globs in patterns.items()
+        for pattern in globs
+        for path in CHECKOUT.joinpath(*package.split(".")).glob(pattern)
+    }
+    there = {
+        path
+        for path in (CHECKOUT / "openmm_mlbench").rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc"} and "_assets" not in path.parts
+    }
+    assert there == carried
+    assert any(path.name == "schnet.yaml" for path in there)
+
+
 def test_a_wheel_comes_first(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "_PACKAGE", tmp_path / "openmm_mlbench")
     inside = tmp_path / "openmm_mlbench" / "_assets"
