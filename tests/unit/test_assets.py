@@ -54,7 +54,7 @@ def test_a_wheel_has_what_is_no_python():
     there = {
         path
         for path in (CHECKOUT / "openmm_mlbench").rglob("*")
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and "_assets" not in path.parts
+        if path.is_file() and path.suffix != ".py" and not {"_assets", "__pycache__"} & set(path.parts)
     }
     assert there == carried
     assert any(path.name == "schnet.yaml" for path in there)
