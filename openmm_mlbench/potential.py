@@ -22,6 +22,7 @@ from openmm_mlbench.export.archive import Archive, find_archive
 from openmm_mlbench.export.block_diagonal import script_copies, trace_copies
 from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.export.compiled import compile_molecule
+from openmm_mlbench.export.tabulated import TABULATED, tabulated
 from openmm_mlbench.forces.copies import Copies, Evaluate
 from openmm_mlbench.forces.drivers import Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
@@ -31,7 +32,7 @@ from openmm_mlbench.units import NM_PER_ANGSTROM
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-EVALUATIONS = ("auto", "autograd", "ahead-of-time", "fixed-shapes")
+EVALUATIONS = ("auto", "autograd", "ahead-of-time", "fixed-shapes", "tabulated")
 # A box that shrank below this part of its heights may need images that fixed lists do not have.
 _SHRINK = 0.99
 
@@ -100,7 +101,8 @@ class Potential:
                 space), ``fixed-shapes`` (the same in a box, with lists of fixed length that suit
                 ``positions_nm``), ``autograd`` (pairs are searched and gradients taken at each call), or
                 ``auto``: the first where it serves; in a box, with positions and where there is a GPU, a
-                module that has fixed shapes there and searches on a processor; else the third.
+                module that has fixed shapes there and searches on a processor; else the third, for
+                SchNet and DeepPot-SE as ``tabulated``: radial networks from tables, gradients by hand.
             positions_nm: (n_selected, 3), an ordinary configuration in the box.
             box_nm: (3, 3), its box.
         """
@@ -121,16 +123,32 @@ class Potential:
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
                 f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
             )
-        if static and evaluation not in ("autograd", "fixed-shapes"):
+        if static and evaluation in ("auto", "ahead-of-time"):
             model = self.archive.load_eager()
             model.atomic_numbers, model.atoms = numbers, places
             return specialise(model, _spread_positions(len(numbers)))
         fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
         if fixed is not None and evaluation == "fixed-shapes":
             return fixed
+        searched = self._searched(numbers, places, evaluation)
+        return searched if fixed is None else both_forms(fixed, searched)
+
+    def _searched(
+        self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
+    ) -> torch.jit.ScriptModule:
+        """The form that searches its pairs at each call."""
+        own = self.card.origin is None
+        if evaluation == "tabulated" or (evaluation == "auto" and own and self.card.model in TABULATED):
+            model = self.archive.load_eager()
+            model.atomic_numbers, model.atoms = numbers, atoms
+            try:
+                return tabulated(model)
+            except ModelError:
+                if evaluation == "tabulated":
+                    raise
         script = self.archive.load_script().eval()
-        script.atomic_numbers, script.atoms = numbers, places
-        return script if fixed is None else both_forms(fixed, script)
+        script.atomic_numbers, script.atoms = numbers, atoms
+        return script
 
     def _fixed_shapes(
         self,
@@ -162,7 +180,10 @@ class Potential:
     ) -> tuple[Any, str]:
         """Machine code for a PythonForce and how it came about, or None and why there is none."""
         if self.card.origin is not None or periodic or not 1 < len(atomic_numbers) <= ALL_PAIRS_LIMIT:
-            return None, "" if self.card.origin is not None else "not compiled: its pair list has no fixed length"
+            return (
+                None,
+                "" if self.card.origin is not None else "not compiled: its pair list has no fixed length",
+            )
         self._check_species(atomic_numbers)
         numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
         places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
@@ -386,7 +407,7 @@ class Potential:
         return MLBenchCalculator(self)
 
     def _check_imported(self, origin: Origin, *, periodic: bool, evaluation: str) -> None:
-        if evaluation in ("ahead-of-time", "fixed-shapes"):
+        if evaluation in ("ahead-of-time", "fixed-shapes", "tabulated"):
             raise PotentialError(
                 f"{self.id} was imported from {origin.kind}; {evaluation} evaluation serves this package's own networks, "
                 "use evaluation='autograd'"

@@ -92,6 +92,10 @@ class ExportedModel(nn.Module):
         per_atom, forces = self.per_atom(pair_vectors, pair_index, topology)
         if self.direct and self.remove_mean_force:
             forces = forces - forces.mean(0, keepdim=True)
+        return self.in_openmm_units(per_atom, forces)
+
+    def in_openmm_units(self, per_atom: Tensor, forces: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy (float64, kJ/mol) and forces (n_selected, 3), kJ/mol/nm, from what :meth:`per_atom` gives."""
         energy = per_atom.detach().to(torch.float64).sum() * self.scale
         energy = (energy + self.reference[self.atomic_numbers].sum()) * self.kjmol_per_ev
         if not self.predicts_energy:
@@ -107,6 +111,20 @@ class ExportedModel(nn.Module):
         energy, forces = self.evaluate(
             pair_vectors, pair_index, self.network.topology(self.atomic_numbers, pair_index)
         )
+        return self.of_all_atoms(where, selected, box_vectors, energy, forces)
+
+    def of_all_atoms(
+        self, where: Tensor, selected: Tensor, box_vectors: Tensor | None, energy: Tensor, forces: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Energy and forces (n_atoms, 3) in the dtype of the positions; NaN where an atom or the box is lost.
+
+        Args:
+            where: (n_atoms, 3), positions of all atoms.
+            selected: (n_selected, 3), of those that the model acts on.
+            box_vectors: (3, 3) or None.
+            energy: kJ/mol.
+            forces: (n_selected, 3), kJ/mol/nm.
+        """
         nothing = zero_unless_lost(selected, box_vectors)
         energy, forces = energy + nothing, (forces + nothing).to(where.dtype)
         if self.atoms.size(0) > 0:

@@ -1,0 +1,270 @@
+"""Energies and gradients for a processor: tables of the radial networks, and gradients written out by hand.
+
+In condensed phase most of the time of SchNet and DeepPot-SE goes into small networks of the distance, and
+then into reading and writing tensors of all pairs.  Here the former are read from tables
+(:mod:`openmm_mlbench.models.radial_tables`), both directions of a pair share them, no graph is recorded, and
+pairs are taken in blocks that stay in the processor's cache.  A GPU takes all pairs at once.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from openmm_mlbench.models.cutoffs import cosine_cutoff
+from openmm_mlbench.models.deeppot_se import DeepPotSE
+from openmm_mlbench.models.neighbours import directed_edges, group_by_label
+from openmm_mlbench.models.network import Network
+from openmm_mlbench.models.radial_tables import RadialTables, read_table, tabulate
+from openmm_mlbench.models.schnet import SchNet, shifted_softplus
+
+# Largest difference of a table from its network, relative to the largest value; float32 itself has 6e-8.
+TOLERANCE = 1e-6
+
+
+class FastSchNet(nn.Module):
+    """SchNet with tabulated filters.
+
+    Args:
+        network: with its weights.
+    """
+
+    def __init__(self, network: SchNet) -> None:
+        super().__init__()
+        # Nothing asks for the gradient of weights, which would record every operation.
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
+        self.block = 1024
+        exact = copy.deepcopy(network).double()
+
+        def filters(distances: Tensor) -> Tensor:
+            basis = torch.exp(-exact.gamma * (distances.unsqueeze(1) - exact.centres).square())
+            hidden = shifted_softplus(torch.matmul(basis, exact.filter_weight_1) + exact.filter_bias_1)
+            result = torch.matmul(hidden, exact.filter_weight_2) + exact.filter_bias_2
+            return result * cosine_cutoff(distances, exact.cutoff).unsqueeze(1)
+
+        with torch.no_grad():
+            self.tables: RadialTables = tabulate(
+                filters,
+                network.cutoff,
+                dtype=network.output_1.weight.dtype,
+                tolerance=TOLERANCE,
+                ends_at_zero=True,
+            )
+
+    def forward(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
+        with torch.no_grad():
+            return self.computed(atomic_numbers, pair_vectors, pair_index)
+
+    def computed(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same, where nothing is recorded."""
+        network = self.network
+        size = pair_vectors.size(0) if pair_vectors.is_cuda else self.block
+        distances = torch.linalg.vector_norm(pair_vectors, dim=1)
+        rows, weights = self.tables.places(distances)
+        first, second = pair_index[0].split(max(size, 1)), pair_index[1].split(max(size, 1))
+        block_rows, block_weights = rows.split(max(size, 1)), weights.split(max(size, 1))
+        values, slopes = self.tables.values.unbind(0), self.tables.slopes.unbind(0)
+        x = network.embedding(atomic_numbers)
+        # What the way back needs of each interaction: the atoms' messages, the middle layer, three matrices.
+        sent: list[Tensor] = []
+        middles: list[Tensor] = []
+        into: list[Tensor] = []
+        through: list[Tensor] = []
+        out_of: list[Tensor] = []
+        # TorchScript has no strict zip.
+        layers = zip(network.atom_in, network.atom_mid, network.atom_out)  # noqa: B905
+        for k, (atom_in, atom_mid, atom_out) in enumerate(layers):
+            h = atom_in(x)
+            gathered = torch.zeros_like(h)
+            for i, j, near, share in zip(first, second, block_rows, block_weights):  # noqa: B905
+                filters = read_table(values[k], near, share)
+                gathered.index_add_(0, i, filters * h.index_select(0, j))
+                gathered.index_add_(0, j, filters * h.index_select(0, i))
+            middle = atom_mid(gathered)
+            x = x + atom_out(shifted_softplus(middle))
+            sent.append(h)
+            middles.append(middle)
+            into.append(atom_in.weight)  # type: ignore[arg-type]
+            through.append(atom_mid.weight)  # type: ignore[arg-type]
+            out_of.append(atom_out.weight)  # type: ignore[arg-type]
+        hidden = network.output_1(x)
+        energies = network.output_2(shifted_softplus(hidden)).squeeze(1)
+        # The derivative of the shifted softplus is the sigmoid.
+        of_x = torch.mm(torch.sigmoid(hidden) * network.output_2.weight, network.output_1.weight)
+        along = [torch.zeros_like(part) for part in distances.split(max(size, 1))]
+        for back in range(network.interactions):
+            k = network.interactions - 1 - back
+            h = sent[k]
+            of_gathered = torch.mm(torch.mm(of_x, out_of[k]) * torch.sigmoid(middles[k]), through[k])
+            of_h = torch.zeros_like(h)
+            for block, (i, j) in enumerate(zip(first, second)):  # noqa: B905
+                near, share = block_rows[block], block_weights[block]
+                filters = read_table(values[k], near, share)
+                at_i, at_j = of_gathered.index_select(0, i), of_gathered.index_select(0, j)
+                of_filters = torch.addcmul(at_i * h.index_select(0, j), at_j, h.index_select(0, i))
+                along[block] += (of_filters * read_table(slopes[k], near, share)).sum(1)
+                of_h.index_add_(0, j, filters * at_i)
+                of_h.index_add_(0, i, filters * at_j)
+            of_x = of_x + torch.mm(of_h, into[k])
+        if len(along) == 0:
+            return energies, pair_vectors
+        return energies, pair_vectors * (torch.cat(along) / distances).unsqueeze(1)
+
+
+class FastDeepPotSE(nn.Module):
+    """DeepPot-SE with tabulated embedding networks.
+
+    Their argument s(r) / scale grows without limit towards r = 0: pairs closer than ``shortest`` are
+    evaluated without tables.
+
+    Args:
+        network: with its weights.
+    """
+
+    def __init__(self, network: DeepPotSE) -> None:
+        super().__init__()
+        # Nothing asks for the gradient of weights, which would record every operation.
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
+        self.block = 16
+        exact = copy.deepcopy(network).double()
+        kinds = network.n_species
+        self.shortest = 0.4
+        end = 1.0 / (self.shortest * float(network.scale_radial.min()))
+
+        def embedded(arguments: Tensor) -> Tensor:
+            return exact.embedding(arguments.view(1, -1, 1).expand(kinds * kinds, -1, -1))
+
+        with torch.no_grad():
+            self.tables: RadialTables = tabulate(
+                embedded, end, dtype=network.scale_radial.dtype, spacing=end / 500, tolerance=TOLERANCE
+            )
+
+    def forward(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
+        squares = (pair_vectors.detach() * pair_vectors.detach()).sum(1)
+        close = bool((squares < self.shortest * self.shortest).any())
+        if pair_vectors.size(0) == 0 or close:
+            return self.without_tables(atomic_numbers, pair_vectors, pair_index)
+        return self.with_tables(atomic_numbers, pair_vectors, pair_index)
+
+    def with_tables(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same, of pairs that are not too close."""
+        network = self.network
+        vectors = pair_vectors.detach().requires_grad_()
+        environment = network.environment(vectors)
+        # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
+        with torch.no_grad():
+            kinds = network.lookup[atomic_numbers]
+            pairs, factors, ordered = self.layout(kinds, pair_index)
+            rows = environment.index_select(0, pairs).view(factors.size()) * factors
+            near, share = self.tables.places(rows[:, :, 0].flatten())
+            near = (near + (2 * self.tables.n_knots) * ordered).view(rows.size())
+            share = share.view(rows.size())
+            product = self.products(rows, near, share)
+        product.requires_grad_()
+        energies = self.fitted(product, kinds)
+        of_product = torch.autograd.grad([energies.sum()], [product])[0]
+        assert of_product is not None
+        with torch.no_grad():
+            of_rows = self.gradient_of_rows(rows, near, share, of_product) * factors
+            of_environment = torch.zeros_like(environment).index_add(0, pairs, of_rows.view(-1, 4))
+        # TorchScript wants optional tensors here, and mypy plain ones.
+        weights: list[Tensor | None] = [of_environment]
+        gradient = torch.autograd.grad([environment], [vectors], weights)[0]  # type: ignore[arg-type]
+        assert gradient is not None
+        return energies.detach(), gradient
+
+    def layout(self, kinds: Tensor, pair_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges in K places per atom, as in :meth:`DeepPotSE.topology`.
+
+        Returns:
+            pairs (n_atoms * K,); factors (n_atoms, K, 4) of (s, s x / r), 0 in empty places; ordered
+            pair of species (n_atoms * K, 1).
+        """
+        network, n_atoms, n_pairs = self.network, kinds.size(0), pair_index.size(1)
+        centre, neighbour = directed_edges(pair_index)
+        places = group_by_label(centre, n_atoms)[0]
+        filled = places < centre.size(0)
+        edges = torch.where(filled, places, torch.zeros_like(places)).flatten()
+        scales = torch.stack(
+            [network.scale_radial, network.scale_angular, network.scale_angular, network.scale_angular], dim=1
+        )
+        sign = torch.where(edges < n_pairs, 1.0, -1.0).to(scales.dtype)
+        factors = torch.stack([torch.ones_like(sign), sign, sign, sign], dim=1).view(n_atoms, -1, 4)
+        factors = factors * filled.unsqueeze(2) / scales.index_select(0, kinds).unsqueeze(1)
+        others = kinds.index_select(0, neighbour.index_select(0, edges)).view(n_atoms, -1)
+        return edges % n_pairs, factors, (kinds.unsqueeze(1) * network.n_species + others).view(-1, 1)
+
+    def block_of(self, rows: Tensor) -> int:
+        """Atoms that are taken together."""
+        return rows.size(0) if rows.is_cuda else self.block
+
+    def products(self, rows: Tensor, near: Tensor, share: Tensor) -> Tensor:
+        """R^T G (n_atoms, 4, width) of environment matrices (n_atoms, K, 4)."""
+        size = self.block_of(rows)
+        values = self.tables.values.flatten(0, 1)
+        result: list[Tensor] = []
+        for row, n, s in zip(rows.split(size), near.split(size), share.split(size)):  # noqa: B905
+            embedded = read_table(values, n.flatten(0, 1), s.flatten(0, 1))
+            result.append(torch.bmm(row.transpose(1, 2), embedded.view(n.size(0), n.size(1), -1)))
+        return torch.cat(result)
+
+    def gradient_of_rows(self, rows: Tensor, near: Tensor, share: Tensor, of_product: Tensor) -> Tensor:
+        """Gradient (n_atoms, K, 4) with respect to the environment matrices from that of their products."""
+        size = self.block_of(rows)
+        values, slopes = self.tables.values.flatten(0, 1), self.tables.slopes.flatten(0, 1)
+        result: list[Tensor] = []
+        for row, n, s, of_block in zip(  # noqa: B905
+            rows.split(size), near.split(size), share.split(size), of_product.split(size)
+        ):
+            flat_n, flat_s, back = n.flatten(0, 1), s.flatten(0, 1), of_block.transpose(1, 2)
+            embedded = read_table(values, flat_n, flat_s).view(n.size(0), n.size(1), -1)
+            slope = read_table(slopes, flat_n, flat_s).view(n.size(0), n.size(1), -1)
+            of_row = torch.bmm(embedded, back)
+            # G depends on the first column, s.
+            of_row[:, :, 0] += (torch.bmm(slope, back) * row).sum(2)
+            result.append(of_row)
+        return torch.cat(result)
+
+    def fitted(self, product: Tensor, kinds: Tensor) -> Tensor:
+        """Energies (n_atoms,) of R^T G (n_atoms, 4, width)."""
+        network = self.network
+        product = product * (1.0 / network.n_neighbours)
+        n_atoms, width = product.size(0), product.size(2)
+        descriptor = torch.bmm(product.transpose(1, 2), product[:, :, : network.axis]).reshape(n_atoms, -1)
+        atoms, slots = group_by_label(kinds, network.n_species)
+        atoms = torch.where(atoms < n_atoms, atoms, torch.zeros_like(atoms))
+        grouped = descriptor.index_select(0, atoms.flatten()).view(atoms.size(0), -1, width * network.axis)
+        return network.fitting(grouped).flatten().index_select(0, slots)
+
+    def without_tables(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same by the network itself."""
+        vectors = pair_vectors.detach().requires_grad_()
+        energies = self.network.atomic_energies(vectors, self.network.topology(atomic_numbers, pair_index))
+        gradient = torch.autograd.grad([energies.sum()], [vectors])[0]
+        assert gradient is not None
+        return energies.detach(), gradient
+
+
+def fast_form(network: Network) -> nn.Module | None:
+    """The fast form of an architecture that has one.
+
+    Raises:
+        ModelError: its radial networks are too rough for tables.
+    """
+    if isinstance(network, SchNet):
+        return FastSchNet(network)
+    if isinstance(network, DeepPotSE):
+        return FastDeepPotSE(network)
+    return None

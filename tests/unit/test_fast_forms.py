@@ -1,0 +1,145 @@
+"""Tables and gradients by hand against the networks themselves, and these against the plainest form of them."""
+
+import fresh_models
+import naive_networks
+import numpy as np
+import pytest
+import torch
+
+from openmm_mlbench.data.datasets import load_dataset
+from openmm_mlbench.errors import ModelError
+from openmm_mlbench.export.exported_model import ExportedModel
+from openmm_mlbench.export.tabulated import TABULATED, tabulated
+from openmm_mlbench.models.fast_forms import FastDeepPotSE, fast_form
+from openmm_mlbench.models.neighbours import periodic_pairs
+from openmm_mlbench.models.registry import build_network
+
+NAMES = pytest.mark.parametrize("name", TABULATED)
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 2e-6), (torch.float32, 1e-5)])
+PAPER = {"schnet": {}, "deeppot-se": {"axis": 16, "cutoff_start": 0.5}}
+
+
+def lips(name, hyperparameters=None):
+    """A force field with a cutoff of 6 A, three frames, A."""
+    frames = load_dataset("lips-fm").select(np.array([0, 400, 900]))
+    options = (fresh_models.TINY[name] if hyperparameters is None else hyperparameters) | {"cutoff": 6.0}
+    field = fresh_models.force_field(name, options, frames=frames)
+    return field, torch.as_tensor(frames.positions), torch.as_tensor(frames.cells[0])
+
+
+def by_autograd(network, numbers, vectors, index):
+    vectors = vectors.detach().requires_grad_()
+    energies = network.atomic_energies(vectors, network.topology(numbers, index))
+    (gradient,) = torch.autograd.grad(energies.sum(), vectors)
+    return energies.detach(), gradient
+
+
+def assert_same(found, wanted, tolerance):
+    for one, other in zip(found, wanted, strict=True):
+        assert one.shape == other.shape
+        assert float(other.abs().max()) > 1e-3
+        assert float((one.detach() - other).abs().max() / other.abs().max()) < tolerance
+
+
+@DTYPES
+@NAMES
+def test_the_same_energies_and_gradients(name, dtype, tolerance):
+    field, positions, cell = lips(name)
+    network = field.network.to(dtype)
+    fast = fast_form(network)
+    assert max(fast.tables.error) < 1e-6
+    # Several blocks, the last of them shorter.
+    fast.block = 100 if name == "schnet" else 7
+    scripted = torch.jit.script(fast)
+    for frame in positions:
+        index, vectors = periodic_pairs(frame, cell, 6.0)
+        arguments = field.atomic_numbers, vectors.to(dtype), index
+        wanted = by_autograd(network, *arguments)
+        assert_same(fast(*arguments), wanted, tolerance)
+        for _ in range(3):
+            assert_same(scripted(*arguments), wanted, tolerance)
+
+
+@NAMES
+def test_at_the_size_of_the_paper(name):
+    field, positions, cell = lips(name, PAPER[name])
+    fast = fast_form(field.network)
+    index, vectors = periodic_pairs(positions[0], cell, 6.0)
+    arguments = field.atomic_numbers, vectors.float(), index
+    assert_same(fast(*arguments), by_autograd(field.network, *arguments), 1e-5)
+
+
+@NAMES
+def test_few_pairs_or_none(name):
+    """Two atoms, one atom, and a pair at the cutoff, beyond which nothing is left."""
+    field, _, _ = lips(name)
+    network = field.network.double()
+    fast = torch.jit.script(fast_form(network))
+    numbers = field.atomic_numbers[:3]
+    nothing = torch.zeros(2, 0, dtype=torch.long)
+    energies, gradient = fast(numbers, torch.zeros(0, 3, dtype=torch.float64), nothing)
+    wanted = network.atomic_energies(
+        torch.zeros(0, 3, dtype=torch.float64), network.topology(numbers, nothing)
+    )
+    torch.testing.assert_close(energies, wanted.detach(), rtol=1e-12, atol=1e-12)
+    assert gradient.shape == (0, 3)
+    index = torch.tensor([[0], [1]])
+    for distance in (1.3, 5.999, 6.0, 7.0):
+        vectors = torch.tensor([[0.6, 0.0, 0.8]], dtype=torch.float64) * distance
+        found = fast(numbers, vectors, index)
+        for one, other in zip(found, by_autograd(network, numbers, vectors, index), strict=True):
+            torch.testing.assert_close(one.detach(), other, rtol=1e-5, atol=1e-6)
+    assert not found[1].any()
+
+
+def test_atoms_closer_than_the_table_reaches():
+    field, _, _ = lips("deeppot-se")
+    network = field.network.double()
+    fast = torch.jit.script(FastDeepPotSE(network))
+    index = torch.tensor([[0, 0], [1, 2]])
+    numbers = field.atomic_numbers[:3]
+    for distance in (0.1, 0.39, 0.41):
+        vectors = torch.tensor([[0.0, distance, 0.0], [2.0, 0.0, 0.0]], dtype=torch.float64)
+        assert_same(fast(numbers, vectors, index), by_autograd(network, numbers, vectors, index), 2e-6)
+
+
+@NAMES
+def test_as_a_module_for_openmm(name):
+    """Energy zero, scale, some of the atoms, float32 positions, and atoms that are lost."""
+    field, positions, cell = lips(name)
+    model = ExportedModel(field).eval()
+    model.atoms = torch.arange(83).flip(0)
+    arguments = torch.cat([positions[1].flip(0), positions[1][:2]]) / 10, cell / 10
+    module = torch.jit.freeze(tabulated(model))
+    wanted = [value.detach() for value in model(*arguments)]
+    energy, forces = module(*arguments)
+    assert float(abs(energy - wanted[0]) / abs(wanted[0])) < 1e-7
+    assert_same((forces,), (wanted[1],), 1e-5)
+    assert not forces[83:].any()
+    single = module(arguments[0].float().requires_grad_(), arguments[1].float())[1]
+    assert single.dtype == torch.float32
+    assert single.is_contiguous()
+    assert not single.requires_grad
+    arguments[0][5, 1] = np.nan
+    energy, forces = module(*arguments)
+    assert torch.isnan(energy)
+    assert torch.isnan(forces[:83]).all()
+
+
+def test_other_architectures_have_none():
+    field = fresh_models.force_field("nequip", fresh_models.TINY["nequip"])
+    with pytest.raises(ModelError, match="NequIP has no tabulated form"):
+        tabulated(ExportedModel(field))
+
+
+@NAMES
+def test_the_plain_form_is_the_same_function(name):
+    field, positions, cell = lips(name)
+    plain = naive_networks.PLAIN[name].__new__(naive_networks.PLAIN[name])
+    plain.__dict__ = field.network.__dict__
+    plain.double()
+    index, vectors = periodic_pairs(positions[0], cell, 6.0)
+    arguments = field.atomic_numbers, vectors, index
+    network = build_network(name, fresh_models.TINY[name] | {"cutoff": 6.0}, [3, 15, 16]).double()
+    network.load_state_dict(plain.state_dict())
+    assert_same(by_autograd(plain, *arguments), by_autograd(network, *arguments), 1e-12)
