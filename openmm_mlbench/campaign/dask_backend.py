@@ -116,8 +116,14 @@ class DaskBackend:
         count = f"{len(workers)} worker{'' if len(workers) == 1 else 's'}" if workers else "no worker yet"
         return [
             f"Dask scheduler {self.client.scheduler.address}, {count}" + (f", {gpus} GPUs" if gpus else ""),
-            f"Dask dashboard {self.client.dashboard_link or 'is not installed (bokeh)'}",
+            f"Dask dashboard {self._dashboard() or 'is not there: it needs bokeh where the scheduler runs'}",
         ]
+
+    def _dashboard(self) -> str:
+        try:
+            return str(self.client.dashboard_link or "")
+        except KeyError:
+            return ""
 
     def _workers(self) -> dict[str, Any]:
         return dict(self.client.scheduler_info(n_workers=-1)["workers"])

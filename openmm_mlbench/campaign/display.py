@@ -86,6 +86,7 @@ class CampaignDisplay:
         what = {"again": "tried again after"}.get(event.state, event.state)
         took = f", {event.seconds:.0f} s" if event.seconds else ""
         reason = f": {event.reason}" if event.reason else ""
+        reason += f" ({event.where})" if reason and event.where else ""
         return f"[{counts[DONE]}/{len(self.schedule.states)}] {event.key}: {what}{took}{reason}"
 
     def _picture(self) -> Any:

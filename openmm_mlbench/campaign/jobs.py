@@ -234,7 +234,12 @@ def _cell_jobs(
         model, needs, checked = {}, (making[-1].key,), f"{where}/{named}"
     if campaign.check and "reference_potential" not in model:
         check = Job(
-            key=f"check/{checked}", kind="check", settings=model | {"version": __version__}, needs=needs
+            key=f"check/{checked}",
+            kind="check",
+            settings=model | {"version": __version__},
+            # Only data sets of the package have a structure that a model's card leads to.
+            how={"structure": None if place.system else str(place.protocol.structure_path)},
+            needs=needs,
         )
         yield check
         needs = (*needs, check.key)

@@ -151,12 +151,19 @@ def work_on_check(task: Task, _: Record | None, tell: Tell) -> Result:
 
     from openmm_mlbench.export.archive import find_archive
     from openmm_mlbench.export.check import check_archive
+    from openmm_mlbench.topology import read_structure
+    from openmm_mlbench.units import NM_PER_ANGSTROM
     from openmm_mlbench.workflow import archive_structure
 
     tell(unit="claims")
     torch.set_num_threads(1)
     archive = find_archive(_archive(task))
-    rows = check_archive(archive, *archive_structure(archive))
+    if task.how["structure"] is None:
+        numbers, positions_nm = archive_structure(archive)
+    else:
+        topology, positions_A = read_structure(task.how["structure"])
+        numbers, positions_nm = topology.atomic_numbers, positions_A * NM_PER_ANGSTROM
+    rows = check_archive(archive, numbers, positions_nm)
     wrong = [
         f"{row.name}: {row.measured:.1e}, tolerance {row.tolerance:.0e}" for row in rows if not row.passed
     ]

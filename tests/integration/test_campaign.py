@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from openmm_mlbench.campaign.scheduling import BLOCKED
 from openmm_mlbench.campaign.task import lease_path
 from openmm_mlbench.cli import main
 from openmm_mlbench.errors import CampaignError
+from openmm_mlbench.export.archive import read_card
 from openmm_mlbench.protocol import load_protocol
 
 KEY = "simulate/own/schnet/seed-0"
@@ -186,46 +188,85 @@ def main_without_exit(*arguments):
     assert stop.value.code == 0
 
 
-@pytest.mark.parametrize(
-    "with_its_job",
-    [True, pytest.param(False, marks=pytest.mark.slow)],
-    ids=["worker and its job", "worker alone"],
-)
 def test_a_dask_worker_is_killed_and_every_file_is_that_of_an_undisturbed_campaign(
-    folder, undisturbed, tmp_path, with_its_job
+    folder, undisturbed, tmp_path
 ):
+    """Three workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
     results = tmp_path / "results"
-    campaign = command(
-        "run",
-        folder / "campaign.yaml",
-        "-o",
-        results,
-        "--cluster",
-        "local",
-        "--workers",
-        3,
-        "--dashboard-port",
-        0,
-    )
+    options = ("--cluster", "local", "--workers", 3, "--dashboard-port", 0)
+    campaign = command("run", folder / "campaign.yaml", "-o", results, *options)
     job = wait_for(lambda: simulating(results, 1))
     worker = parent_of(job)
     assert worker != campaign.pid
     os.kill(worker, signal.SIGKILL)
-    if with_its_job:
-        os.kill(job, signal.SIGKILL)
+    os.kill(job, signal.SIGKILL)
     out, said = finish(campaign)
     assert "Dask scheduler tcp://127.0.0.1:" in said
     assert "Dask dashboard http://127.0.0.1:" in said
+    assert out.strip().endswith("report.html")
+    assert_moved_on(results, undisturbed, job, "died")
+
+
+@pytest.mark.slow
+def test_workers_of_somebody_elses_scheduler(folder, undisturbed, tmp_path):
+    """One is killed and does not come back; its job sees the end of its pipe, and another worker goes on."""
+    results, port = tmp_path / "results", free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    dask = [sys.executable, "-m", "dask"]
+    started = [
+        subprocess.Popen(
+            [
+                *dask,
+                "scheduler",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--dashboard-address",
+                "127.0.0.1:0",
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+    ]
+    started += [
+        subprocess.Popen(
+            [*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"],
+            stderr=subprocess.DEVNULL,
+            cwd=tmp_path,
+        )
+        for _ in range(3)
+    ]
+    try:
+        campaign = command("run", folder / "campaign.yaml", "-o", results, "--scheduler", address)
+        job = wait_for(lambda: simulating(results, 1), seconds=120)
+        worker = parent_of(job)
+        assert worker in [process.pid for process in started]
+        os.kill(worker, signal.SIGKILL)
+        finish(campaign)
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait()
+    assert_moved_on(results, undisturbed, job, "stopped")
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def assert_moved_on(results, undisturbed, job, outcome):
+    """The first try of replica 1 ended so, another worker went on from a checkpoint, and nothing shows it."""
     assert_same_results(results, undisturbed)
-    # Both tries are in the ledger, on two workers.
     (record,) = records(results, f"{KEY}/replica-1")
-    assert [attempt.outcome for attempt in record.attempts] == ["died" if with_its_job else "stopped", "done"]
-    assert len({attempt.where for attempt in record.attempts}) == 2
+    assert [attempt.outcome for attempt in record.attempts] == [outcome, "done"]
     assert record.attempts[0].where.startswith(f"process {job} on ")
-    # It went on from a checkpoint.
+    workers = [attempt.where.rpartition(", ")[2] for attempt in record.attempts]
+    assert workers[1].startswith("tcp://127.0.0.1:")
+    assert workers[1] != workers[0]
     status = json.loads((run_folder(results) / "replica-1" / "status.json").read_text())
     assert status["resume"] == "exact"
-    assert out.strip().endswith("report.html")
 
 
 def test_a_longer_campaign_redoes_only_what_hangs_on_the_length(folder, undisturbed, tmp_path):
@@ -374,6 +415,32 @@ def test_from_data_to_report_with_training(folder, tmp_path):
     metrics = json.loads((moved / run.relative_to(results) / "metrics.json").read_text())
     force = next(m for m in metrics["measurements"] if m["observable"] == "force_mae")
     assert force["inputs"]["from"] == "test frames"
+
+
+def test_a_training_that_was_killed_goes_on(folder, tmp_path):
+    """The same weights, and an archive that says the same."""
+    text = TRAINED.replace("epochs: 2", "epochs: 4")
+    (folder / "killed.yaml").write_text(text)
+    results = tmp_path / "killed" / "results"
+    first = command("run", folder / "killed.yaml", "-o", results)
+    log = wait_for(lambda: list(results.glob("train/ethanol-gfn2/deeppot-se/*/log.csv")))[0]
+    first.kill()
+    first.communicate()
+    n_epochs = len(log.read_text().splitlines()) - 1
+    for place in (results, tmp_path / "unbroken" / "results"):
+        schedule = run_campaign(folder / "killed.yaml", place, say=lambda _: None)
+        assert all(state.state == "done" for state in schedule.states.values())
+    weights, cards = [], []
+    for place in (results, tmp_path / "unbroken" / "results"):
+        (archive,) = (place / "models").rglob("*.pt")
+        weights.append(torch.jit.load(archive).state_dict())
+        card = json.loads(read_card(archive).to_json())
+        del card["training"]["minutes"], card["training"]["command"]
+        cards.append(card)
+    assert 1 <= n_epochs <= 4
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert cards[0] == cards[1]
 
 
 def test_a_folder_with_something_else_is_refused(folder, tmp_path):
