@@ -14,7 +14,7 @@ export OMP_NUM_THREADS := 1
 # Packages to compare with; each has an environment of its own, because some cannot share one.
 PEERS := nequip mace deepmd schnetpack pyg
 
-.PHONY: help venv demo test lint wheel readme peers peers-test $(PEERS:%=peers-%) $(PEERS:%=peers-test-%)
+.PHONY: help venv demo test lint wheel readme peers peers-test peers-speed $(PEERS:%=peers-%) $(PEERS:%=peers-test-%)
 
 help:
 	@echo "make demo    the main job on the shipped models, and a page about it (.venv takes 8 GB)"
@@ -22,7 +22,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make wheel   dist/*.whl"
 	@echo "make readme  write the measured tables of README.md and docs/ anew from benchmarks/results/"
-	@echo "make peers   .peers/: other packages ($(PEERS)), 240 MB; make peers-test compares with them"
+	@echo "make peers   .peers/: other packages ($(PEERS)), 240 MB; make peers-test and peers-speed compare with them"
 
 venv: $(VENV)/.installed-dev
 
@@ -63,6 +63,13 @@ peers-test: $(PEERS:%=peers-test-%)
 
 $(PEERS:%=peers-test-%): peers-test-%: .peers/%/.installed
 	MLBENCH_PEER=$* PYTHONPATH=.peers/$* $(BIN)/python -m pytest -W ignore tests/peers $(ARGS)
+
+# How fast their networks are beside ours; MACE has none of our seven.
+SPEED_PEERS := nequip deepmd schnetpack pyg
+peers-speed: $(SPEED_PEERS:%=peers-speed-%)
+
+$(SPEED_PEERS:%=peers-speed-%): peers-speed-%: .peers/%/.installed
+	MLBENCH_PEER=$* PYTHONPATH=.peers/$* $(BIN)/python benchmarks/peers_speed.py $*
 
 # Some systems ship venv without its copy of pip: then the system's pip, which is assumed, fetches one.
 $(BIN)/python:

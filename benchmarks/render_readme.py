@@ -157,13 +157,21 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "speed": render_speed.short_table,
     "speed-loops": render_speed.loops_table,
     "speed-targets": render_speed.targets_table,
+    "speed-peers": render_speed.peers_table,
+    "speed-profile": render_speed.profile_table,
+    "scaling": render_speed.scaling_table,
     "peers": peers_table,
     "learning": learning_table,
 }
 
 
 # Tables of a file of another name.
-FILES = {"speed-loops": "speed", "speed-targets": "speed"}
+FILES = {
+    "speed-loops": "speed",
+    "speed-targets": "speed",
+    "speed-peers": "peers_speed",
+    "speed-profile": "profile",
+}
 
 
 def render(name: str, results: Path) -> str:

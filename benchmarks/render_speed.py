@@ -74,6 +74,8 @@ def loops_table(record: Record) -> str:
             plain(entry["derived"]["gain_over_ase"]),
             plain(entry["batching"]["gain"]),
             f"{entry['operators']['executed']}",
+            plain((entry.get("scaling") or {}).get("exponent")),
+            steps(1e6 / (us_of(entry, "torchforce") or float("inf"))),
             steps(entry["derived"]["steps_per_second"]),
             plain(entry["derived"]["busy"]),
         ]
@@ -82,7 +84,7 @@ def loops_table(record: Record) -> str:
     heads = [
         *("Model", "System (atoms)", "Platform", "Network, us", "TorchForce", "PythonForce", "ASE"),
         *("OpenMM-ML", "Engine", "Of the step", "Over autograd", "Over ASE", "5 replicas", "Operations"),
-        *("Steps/s, wall", "Busy"),
+        *("Growth", "Steps/s", "Wall", "Busy"),
     ]
     return table(heads, rows, left=3)
 
@@ -180,3 +182,55 @@ def targets_table(record: Record) -> str:
     ]
     rows.append(_row("GPU: 5 replicas of a molecule over one", 4, min(gains, default=None)))
     return table(["Target", "Wanted", "Measured", "Met"], rows, left=2)
+
+
+def peers_table(record: Record) -> str:
+    """Ours beside other packages' networks: us of a call with energy and forces."""
+    rows = []
+    for entry in record["entries"]:
+        head = [f"`{entry['model']}`", entry["package"], f"{entry['system']} ({entry['n_atoms']})"]
+        if "timings" not in entry:
+            rows.append([*head, MISSING, MISSING, entry["why"]])
+            continue
+        ours, theirs = (entry["timings"][side]["process_us_min"] for side in ("ours", "theirs"))
+        rows.append([*head, us(ours), us(theirs), f"{theirs / ours:.2f}"])
+    return table(
+        ["Network", "Beside", "System (atoms)", "Ours, us", "Theirs, us", "Theirs / ours"], rows, left=3
+    )
+
+
+def profile_table(record: Record) -> str:
+    """The operations that take most of a call."""
+    rows = []
+    for one in record["profiles"]:
+        most = list(one["operators"].items())[:5]
+        rows.append(
+            [
+                f"`{one['model']}`",
+                one["system"],
+                f"{one['executed']}",
+                f"{one['computing']}",
+                ", ".join(
+                    f"{name.removeprefix('aten.')} {100 * values['share']:.0f} % ({values['calls']})"
+                    for name, values in most
+                ),
+            ]
+        )
+    heads = ["Network", "System", "Operations", "Of these compute", "Most of the time (calls)"]
+    return table(heads, rows, left=2)
+
+
+def scaling_table(record: Record) -> str:
+    """Growth of time and memory with the number of atoms of water."""
+    rows = [
+        [
+            f"`{model}`",
+            f"{one['n_atoms'][0]:,} to {one['n_atoms'][-1]:,}",
+            plain(one["exponent"]),
+            "yes" if one["exponent"] <= 1.1 else "**no**",
+            plain(one["memory_exponent_from_768"]),
+        ]
+        for model, one in record["systems"].items()
+    ]
+    heads = ["Network", "Atoms", "Time grows as N to the", "At most 1.1", "Memory, from 768 atoms on"]
+    return table(heads, rows, left=2)

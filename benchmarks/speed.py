@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each model on each system")
     parser.add_argument("--platform", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scaling", action="store_true", help="also in boxes eight times as large")
     parser.add_argument("--without", nargs="+", choices=list(VARIANTS)[1:], default=[])
     parser.add_argument("-o", "--out", type=Path, default=RESULTS / "speed.json")
     arguments = parser.parse_args()
@@ -60,6 +61,7 @@ def main() -> None:
                 platform=arguments.platform,
                 threads=arguments.threads,
                 without=arguments.without,
+                scaling=arguments.scaling,
                 note=note,
             )
         except MLBenchError as error:

@@ -893,6 +893,9 @@ def speed(
     original: Annotated[
         Path | None, typer.Option(help="Of an imported model: the file that OpenMM-ML shall read.")
     ] = None,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Also how the time grows in a box eight times as large.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="JSON with every number; a PNG goes beside it.")
     ] = None,
@@ -913,6 +916,7 @@ def speed(
             precision=precision,
             threads=threads,
             original=original,
+            scaling=scaling,
             note=_say,
         )
         for name in asked

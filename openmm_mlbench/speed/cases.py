@@ -110,6 +110,14 @@ def make_case(model: str, system: str | None, folder: Path) -> Case:
     )
 
 
+def repeated_box(case: Case, times: int) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
+    """Atomic numbers, positions (n, 3) and box (3, 3), nm, of a periodic case repeated along every lattice vector."""
+    assert case.box_nm is not None
+    places = np.stack(np.meshgrid(*[np.arange(times)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    positions = (case.positions_nm[None] + (places @ case.box_nm)[:, None]).reshape(-1, 3)
+    return case.atomic_numbers * times**3, positions, times * case.box_nm
+
+
 def frames_of(system: str) -> Frames:
     """Shipped frames of a system.
 

@@ -1,5 +1,6 @@
 """The speed program: measures models on systems, and derives what a reader asks for."""
 
+import math
 import os
 import platform as host
 import tempfile
@@ -11,10 +12,10 @@ from typing import Any
 import torch
 
 from openmm_mlbench.files import read_json
-from openmm_mlbench.speed.cases import make_case
+from openmm_mlbench.speed.cases import Case, make_case, repeated_box
 from openmm_mlbench.speed.clocks import Timing, take_turns
 from openmm_mlbench.speed.operators import computing, count_operators, data_dependent
-from openmm_mlbench.speed.variants import COPIES, Windows
+from openmm_mlbench.speed.variants import COPIES, Windows, call_window
 
 PACKAGES = ("openmm", "openmmtorch", "openmmml", "torch", "ase", "numpy")
 Note = Callable[[str], None]
@@ -57,6 +58,7 @@ def measure(
     threads: int = 1,
     original: Path | None = None,
     without: Collection[str] = (),
+    scaling: bool = False,
     note: Note = lambda _: None,
 ) -> Record:
     """One entry: a model on a system.
@@ -71,6 +73,7 @@ def measure(
         threads: of torch and of the CPU platform.
         original: of an imported model, the file that OpenMM-ML shall read.
         without: variants that shall be left out.
+        scaling: also measure how the time grows with the box, where there is one.
         note: hears of the progress.
 
     Raises:
@@ -90,6 +93,7 @@ def measure(
         )
         timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
         counts = count_operators(windows.call)
+        growth = scaling_exponent(case, seconds=seconds) if scaling and case.box_nm is not None else None
     return {
         "model": model,
         "architecture": case.potential.card.model,
@@ -111,7 +115,32 @@ def measure(
             "data_dependent": data_dependent(counts),
         },
         "batching": _batching(timings, windows),
+        "scaling": growth,
         "derived": derive(timings, on_gpu=windows.device.type == "cuda"),
+    }
+
+
+def scaling_exponent(case: Case, *, times: int = 2, seconds: float = 5.0) -> Record:
+    """How the time of a network call grows between a box and the same repeated along each lattice vector.
+
+    t(n) ~ n^exponent.  Two sizes say roughly what a series of boxes says (benchmarks/scaling.py).
+
+    Args:
+        case: in a box.
+        times: repetitions along each lattice vector.
+        seconds: of the timed part.
+    """
+    windows = {}
+    for number in (1, times):
+        numbers, positions, box = repeated_box(case, number)
+        module = torch.jit.freeze(case.potential.module(numbers, periodic=True).eval())
+        windows[len(numbers)] = call_window(module, [torch.as_tensor(positions), torch.as_tensor(box)])
+    timings = take_turns(windows, seconds=seconds)
+    us = {n_atoms: timing.process_us_min for n_atoms, timing in timings.items()}
+    (few, fast), (many, slow) = us.items()
+    return {
+        "exponent": round(math.log(slow / fast) / math.log(many / few), 3),
+        "process_us": {str(n_atoms): round(value, 1) for n_atoms, value in us.items()},
     }
 
 
@@ -171,8 +200,3 @@ def merge(old: Iterable[Record], new: Iterable[Record]) -> list[Record]:
 def read_entries(path: Path) -> list[Record]:
     """Entries of an earlier record, none where there is no file."""
     return list(read_json(path)["entries"]) if path.is_file() else []
-
-
-def read_scaling(path: Path) -> Record | None:
-    """What the scaling program recorded, or None."""
-    return dict(read_json(path)) if path.is_file() else None

@@ -9,7 +9,7 @@ Record = dict[str, Any]
 NOT_MEASURED = "not measured"
 COLUMNS = (
     *("model", "system", "weights", "platform", "network", "TorchForce", "steps/s", "PythonForce", "ASE"),
-    *("OpenMM-ML", "engine", "of step", "vs autograd", "vs ASE", "batch of 5", "ops", "busy"),
+    *("OpenMM-ML", "engine", "of step", "vs autograd", "vs ASE", "batch of 5", "ops", "busy", "growth"),
 )
 
 
@@ -45,6 +45,7 @@ def rows(entries: Sequence[Record]) -> list[list[str]]:
             _number(entry["batching"]["gain"], 2),
             str(entry["operators"]["executed"]),
             _number(entry["derived"]["busy"], 2),
+            "-" if entry.get("scaling") is None else f"n^{entry['scaling']['exponent']:.2f}",
         ]
         for entry in entries
     ]
@@ -61,16 +62,6 @@ def notes(entries: Sequence[Record]) -> list[str]:
     if not any(entry["platform"] == "CUDA" for entry in entries):
         said[f"CUDA: {NOT_MEASURED}; run the same command with --platform CUDA where a GPU is"] = None
     return list(said)
-
-
-def scaling_rows(scaling: Record | None) -> list[list[str]]:
-    """Model, exponent of the step time and of the memory with the number of atoms."""
-    if scaling is None:
-        return []
-    return [
-        [str(one["model"]), _number(one.get("time_exponent"), 2), _number(one.get("memory_exponent"), 2)]
-        for one in scaling.get("models", [])
-    ]
 
 
 def find(entries: Sequence[Record], **wanted: Any) -> Record | None:

@@ -137,13 +137,7 @@ class Windows:
         if evaluation == "auto":
             self.module, self.arguments = module, arguments
 
-        def run(n_steps: int) -> None:
-            for _ in range(n_steps):
-                energy, _ = module(*arguments)
-                # Waits for a GPU, as OpenMM does.
-                energy.item()
-
-        return Window(run)
+        return call_window(module, arguments)
 
     def _system(self, driver: str, evaluation: str) -> Any:
         case = self.case
@@ -225,6 +219,18 @@ class Windows:
             atoms.get_forces()
 
         return Window(dynamics.run, start)
+
+
+def call_window(module: torch.jit.ScriptModule, arguments: list[Tensor]) -> Window:
+    """Calls of a module from Python."""
+
+    def run(n_steps: int) -> None:
+        for _ in range(n_steps):
+            energy, _ = module(*arguments)
+            # Waits for a GPU, as OpenMM does.
+            energy.item()
+
+    return Window(run)
 
 
 def _positions_for(function: Callable[..., Any], case: Case) -> dict[str, Any]:

@@ -35,9 +35,12 @@ def test_a_molecule_in_every_loop(archive):
 
 def test_fresh_weights_in_a_box(monkeypatch):
     monkeypatch.setitem(cases.PAPER_SIZES, ("schnet", "water"), fresh_models.TINY["schnet"])
-    found = measure("schnet", "water", seconds=0.0, window_s=0.01, platform="Reference")
+    found = measure("schnet", "water", seconds=0.0, window_s=0.01, platform="Reference", scaling=True)
     assert found["n_atoms"] == 192
     assert found["weights"] == "fresh"
+    assert set(found["scaling"]["process_us"]) == {"192", "1536"}
+    # Eight times the atoms cost more, and a search among all pairs would cost 64 times as much.
+    assert 0.3 < found["scaling"]["exponent"] < 1.8
     assert {"network", "torchforce", "pythonforce", "ase", "openmm-ml", "engine"} <= set(found["variants"])
 
 
