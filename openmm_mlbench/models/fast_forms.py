@@ -126,6 +126,9 @@ class FastDeepPotSE(nn.Module):
         network: with its weights.
     """
 
+    ahead: Tensor
+    back: Tensor
+
     def __init__(self, network: DeepPotSE) -> None:
         super().__init__()
         # Nothing asks for the gradient of weights, which would record every operation.
@@ -134,6 +137,10 @@ class FastDeepPotSE(nn.Module):
         exact = copy.deepcopy(network).double()
         kinds = network.n_species
         self.shortest = 0.4
+        # Factors of (s, s x / r) of an edge along its pair's vector, and of one against it.
+        scales = torch.stack([network.scale_radial] + [network.scale_angular] * 3, dim=1)
+        self.register_buffer("ahead", 1.0 / scales)
+        self.register_buffer("back", torch.tensor([1.0, -1.0, -1.0, -1.0]).to(scales.dtype) / scales)
         end = 1.0 / (self.shortest * float(network.scale_radial.min()))
 
         def embedded(arguments: Tensor) -> Tensor:
@@ -148,9 +155,10 @@ class FastDeepPotSE(nn.Module):
         self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
-        squares = (pair_vectors.detach() * pair_vectors.detach()).sum(1)
-        close = bool((squares < self.shortest * self.shortest).any())
-        if pair_vectors.size(0) == 0 or close:
+        close = pair_vectors.size(0) == 0
+        if not close:
+            close = float(torch.linalg.vector_norm(pair_vectors.detach(), dim=1).min()) < self.shortest
+        if close:
             return self.without_tables(atomic_numbers, pair_vectors, pair_index)
         return self.with_tables(atomic_numbers, pair_vectors, pair_index)
 
@@ -194,13 +202,11 @@ class FastDeepPotSE(nn.Module):
         centre, neighbour = directed_edges(pair_index)
         places = group_by_label(centre, n_atoms)[0]
         filled = places < centre.size(0)
-        edges = torch.where(filled, places, torch.zeros_like(places)).flatten()
-        scales = torch.stack(
-            [network.scale_radial, network.scale_angular, network.scale_angular, network.scale_angular], dim=1
-        )
-        sign = torch.where(edges < n_pairs, 1.0, -1.0).to(scales.dtype)
-        factors = torch.stack([torch.ones_like(sign), sign, sign, sign], dim=1).view(n_atoms, -1, 4)
-        factors = factors * filled.unsqueeze(2) / scales.index_select(0, kinds).unsqueeze(1)
+        # Empty places borrow edge 0 and multiply it by zero.
+        edges = (places % centre.size(0)).flatten()
+        ahead, back = self.ahead.index_select(0, kinds), self.back.index_select(0, kinds)
+        factors = torch.where((places < n_pairs).unsqueeze(2), ahead.unsqueeze(1), back.unsqueeze(1))
+        factors = factors * filled.unsqueeze(2)
         others = kinds.index_select(0, neighbour.index_select(0, edges)).view(n_atoms, -1)
         return edges % n_pairs, factors, (kinds.unsqueeze(1) * network.n_species + others).view(-1, 1)
 
@@ -242,7 +248,8 @@ class FastDeepPotSE(nn.Module):
         n_atoms, width = product.size(0), product.size(2)
         descriptor = torch.bmm(product.transpose(1, 2), product[:, :, : network.axis]).reshape(n_atoms, -1)
         atoms, slots = group_by_label(kinds, network.n_species)
-        atoms = torch.where(atoms < n_atoms, atoms, torch.zeros_like(atoms))
+        # What an empty place of a group holds is never read.
+        atoms = atoms.clamp(max=n_atoms - 1)
         grouped = descriptor.index_select(0, atoms.flatten()).view(atoms.size(0), -1, width * network.axis)
         return network.fitting(grouped).flatten().index_select(0, slots)
 
