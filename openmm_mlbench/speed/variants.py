@@ -234,6 +234,6 @@ def call_window(module: torch.jit.ScriptModule, arguments: list[Tensor]) -> Wind
 
 
 def _positions_for(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The start state where forms with fixed shapes are made from one."""
-    known = "positions" in inspect.signature(function).parameters
-    return {"positions": case.positions_nm} if known and case.box_nm is not None else {}
+    """The start state, by the name that the function has for it: forms with fixed shapes are made from one."""
+    names = {"positions", "positions_nm"} & set(inspect.signature(function).parameters)
+    return dict.fromkeys(names, case.positions_nm) if case.box_nm is not None else {}
