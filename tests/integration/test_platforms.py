@@ -14,6 +14,7 @@ from openmm import app
 from openmm_mlbench import workflow
 from openmm_mlbench.assets import asset_path
 from openmm_mlbench.cli import main
+from openmm_mlbench.data.datasets import CACHE_VARIABLE
 from openmm_mlbench.errors import PotentialError, SimulationError
 from openmm_mlbench.forces import drivers, platforms
 from openmm_mlbench.potential import Potential
@@ -193,7 +194,10 @@ def test_a_driver_for_a_potential_without_a_network():
 # ---- what a run says and writes down ----
 
 
-def test_a_run_says_and_records_what_was_chosen(capsys, tmp_path):
+def test_a_run_says_and_records_what_was_chosen(capsys, tmp_path, monkeypatch):
+    # Uncompiled, which is all the same here and takes no minute.
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
     run = tmp_path / "run"
     arguments = ["simulate", "ethanol", "--model", "ethanol/schnet", "-o", str(run), "--replicas", "1"]
     with pytest.raises(SystemExit):
@@ -203,7 +207,9 @@ def test_a_run_says_and_records_what_was_chosen(capsys, tmp_path):
     record = json.loads((run / "run.json").read_text())
     assert record["platform"] == record["sessions"][0]["platform"]
     assert record["platform"]["driver"] == "pythonforce"
-    assert record["platform"]["reason"] == "9 atoms are too few for more threads"
+    assert record["platform"]["reason"] == (
+        "9 atoms are too few for more threads; not compiled, and slower: there is no C++ compiler (no-such-compiler)"
+    )
     assert json.loads((run / "replica-0" / "status.json").read_text())["platform"] == {
         "name": "Reference", "Driver": "pythonforce",
     }  # fmt: skip
