@@ -234,6 +234,8 @@ def call_window(module: torch.jit.ScriptModule, arguments: list[Tensor]) -> Wind
 
 
 def _positions_for(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The start state, by the name that the function has for it: forms with fixed shapes are made from one."""
-    names = {"positions", "positions_nm"} & set(inspect.signature(function).parameters)
-    return dict.fromkeys(names, case.positions_nm) if case.box_nm is not None else {}
+    """The start state in a box, by the names that the function has for it: fixed shapes are made from one."""
+    if case.box_nm is None:
+        return {}
+    start = {"positions": case.positions_nm, "positions_nm": case.positions_nm, "box_nm": case.box_nm}
+    return {name: start[name] for name in inspect.signature(function).parameters if name in start}
