@@ -21,6 +21,12 @@ def test_every_recipe_of_every_system_builds_its_network(model, name):
     seen = []
     for system, size in dict.fromkeys(PLACES):
         recipe = recipe_for(model, name, system, size)
+        on_gpu = recipe_for(model, name, system, size, gpu=True)
+        assert on_gpu.tf32 == (name == "fast")
+        assert on_gpu.hyperparameters == recipe.hyperparameters
+        if name == "paper" or recipe.batch_size == 1:
+            # The rate goes with the batch.
+            assert (on_gpu.batch_size, on_gpu.learning_rate) == (recipe.batch_size, recipe.learning_rate)
         assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
         if recipe.hyperparameters not in seen:
             seen.append(recipe.hyperparameters)
