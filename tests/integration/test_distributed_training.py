@@ -55,6 +55,10 @@ def read_log(folder):
         # Forces alone: the last bias of the energy has no gradient.
         ("deeppot-se", {"energy_weight": 0.0}),
         ("gemnet-dt", {"loss": "l2", "energy_weight": 0.0}),
+        *(
+            pytest.param(model, {"learning_rate": 1e-4}, marks=pytest.mark.slow)
+            for model in ("dimenet", "gemnet-t", "nequip")
+        ),
     ],
 )
 def test_two_processes_have_the_loss_curve_of_one(tmp_path, model, changes):
@@ -72,6 +76,14 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path, model, changes):
     first, second = (load_checkpoint(tmp_path / n / "last.pt") for n in "12")
     np.testing.assert_allclose(first["step_losses"], second["step_losses"], rtol=TOLERANCE)
     assert "2 processes" in json.loads(second["provenance"])["machine"]
+
+
+def test_batch_normalisation_on_processors_is_of_each_share(tmp_path):
+    recipe = write_recipe(tmp_path, "forcenet", max_epochs=1, energy_weight=0.0)
+    answer = train("forcenet", recipe, tmp_path / "run", processes=2)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr.count("batch normalisation sees each process's share of a batch alone") == 1
+    assert np.isfinite(read_log(tmp_path / "run")[1]).all()
 
 
 def test_torchrun_limits_of_time_and_resuming(tmp_path):
