@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 import torch
@@ -200,8 +199,8 @@ def _load(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
             f"{path} could not be loaded and was removed ({type(error).__name__}); try again"
         ) from error
     # Calling the model itself costs 40 us for the layout of arguments, which is one tensor here.
-    run: Any = model.loader.run
-    return run  # type: ignore[no-any-return]
+    run: Callable[[list[Tensor]], list[Tensor]] = model.loader.run
+    return run
 
 
 @contextmanager
