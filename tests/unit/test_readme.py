@@ -99,6 +99,41 @@ def test_targets_are_met_or_not_or_not_measured(tmp_path):
     assert any(row.startswith("| `schnet` | ethanol (9) | Reference | 400 |") for row in rows)
 
 
+def test_other_packages_profiles_and_growth_are_tables(tmp_path):
+    origin = {key: SPEED[key] for key in ("command", "commit", "date", "machine")}
+    head = {"model": "schnet", "package": "theirs 1.0", "system": "ethanol", "n_atoms": 9}
+    timings = {"ours": {"process_us_min": 500.0}, "theirs": {"process_us_min": 1250.0}}
+    refused = {**head, "model": "dimenet", "why": "knows no cells"}
+    files = {
+        "peers_speed": {"entries": [{**head, "timings": timings}, refused]},
+        "profile": {
+            "profiles": [
+                {
+                    "model": "schnet",
+                    "system": "ethanol",
+                    "executed": 212,
+                    "computing": 190,
+                    "operators": {"aten.mm": {"share": 0.25, "calls": 40}},
+                }
+            ]
+        },
+        "scaling": {
+            "systems": {"schnet": {"n_atoms": [192, 1536], "exponent": 1.2, "memory_exponent_from_768": 1.0}}
+        },
+    }
+    for name, record in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({**origin, **record}))
+    page = tmp_path / "speed.md"
+    names = ("speed-peers", "speed-profile", "scaling")
+    page.write_text("".join(f"<!-- table: {name} -->\n<!-- /table -->\n" for name in names))
+    assert render("--pages", page, "--results", tmp_path).returncode == 0
+    rows = page.read_text().splitlines()
+    assert "| `schnet` | theirs 1.0 | ethanol (9) | 500 | 1,250 | 2.50 |" in rows
+    assert any(row.startswith("| `dimenet` |") and row.endswith("| knows no cells |") for row in rows)
+    assert "| `schnet` | ethanol | 212 | 190 | mm 25 % (40) |" in rows
+    assert "| `schnet` | 192 to 1,536 | 1.20 | **no** | 1.00 |" in rows
+
+
 PEERS = {
     "command": "make peers-test",
     "commit": "0123456789abcdef",
