@@ -490,8 +490,8 @@ def plot_timesteps(series: Sequence[tuple[str, str, list[StabilityAt]]], palette
     ticks = sorted({point.timestep_fs for _, _, points in series for point in points})
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.margins(y=0.2)
-    ax.set_ylim(bottom=0)
+    top = 1.3 * max((p.value_ps + p.half_width_ps for _, _, points in series for p in points), default=0.0)
+    ax.set_ylim(-0.05 * (top or 1.0), top or 1.0)
     add_legend(figure, ax)
     return figure
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from openmm_mlbench import paper
+from openmm_mlbench.metrics.stability import restricted_mean
 from openmm_mlbench.report import figures as draw
 from openmm_mlbench.report.collection import (
     FULL,
@@ -14,6 +15,7 @@ from openmm_mlbench.report.collection import (
     main_runs,
     model_key,
     planned_length_ps,
+    simulated_ps,
     survivors,
 )
 from openmm_mlbench.report.comparisons import STABILITY, heading_of, quantities_of
@@ -283,7 +285,7 @@ class Gallery:
                 f"timestep-{_word(dataset)}",
                 "motion",
                 f"{dataset}: stability against the time step",
-                "Restricted mean with its 95 % interval; an arrow: a lower bound.",
+                "Restricted mean with its 95 % interval, all runs of a model cut at the same time; an arrow: a lower bound.",
                 [m for m in alike if model_key(m["run"]) in {model for _, model, _ in series}],
                 remakes="5 e" if system == "water" else "",
             )
@@ -490,30 +492,55 @@ def _trade_text(trade: Trade) -> str:
 
 
 def timestep_series(alike: Sequence[dict[str, Any]]) -> list[tuple[str, str, list[StabilityAt]]]:
-    """Models that were run at two or more time steps with one thermostat."""
-    found: dict[str, dict[float, tuple[StabilityAt, str]]] = {}
+    """Models that were run at two or more time steps with one thermostat.
+
+    Runs of several lengths are cut at the shortest time that any survivor was watched.
+    """
+    found: dict[str, dict[float, dict[str, Any]]] = {}
     for metrics in alike:
         run = metrics["run"]
         word = str(run["protocol"]).removeprefix(str(run.get("system") or "")).strip("-")
-        timestep, result = run.get("timestep_fs"), results_of(metrics).get(STABILITY)
-        if timestep is None or result is None or result["value"] is None:
+        other = bool(word) and not word.startswith("dt")
+        if other or run.get("timestep_fs") is None or not run["replicas"] or is_own_structure(run):
             continue
-        if word and not word.startswith("dt"):
-            continue
-        point = StabilityAt(
-            timestep_fs=float(timestep),
-            value_ps=float(result["value"]),
-            half_width_ps=half_width_95(result["stderr"], result["n_replicas"]),
-            bound=survivors(run) > 0,
-        )
-        known = paper.MODELS.get(run.get("architecture") or "")
-        label = known[0] if known else draw.label_of(metrics)
-        found.setdefault(model_key(run), {})[float(timestep)] = (point, label)
+        of_model = found.setdefault(model_key(run), {})
+        step = float(run["timestep_fs"])
+        if step not in of_model or simulated_ps(run) > simulated_ps(of_model[step]):
+            of_model[step] = run
     return [
-        (next(iter(points.values()))[1], model, [points[step][0] for step in sorted(points)])
-        for model, points in found.items()
-        if len(points) > 1
+        (
+            f"{_model_name(next(iter(runs.values())))}, first {horizon:g} ps",
+            model,
+            [_stability_at(step, runs[step], horizon) for step in sorted(runs)],
+        )
+        for model, runs in found.items()
+        if len(runs) > 1 and (horizon := _horizon(list(runs.values()))) > 0
     ]
+
+
+def _model_name(run: dict[str, Any]) -> str:
+    known = paper.MODELS.get(run.get("architecture") or "")
+    return known[0] if known else str(run["model"])
+
+
+def _horizon(runs: Sequence[dict[str, Any]]) -> float:
+    """The shortest time that any survivor was watched, or the longest run where there is none."""
+    watched = [r["stable_ps"] for run in runs for r in run["replicas"] if not r.get("broke")]
+    return float(min([*watched, max(float(run["length_ps"]) for run in runs)]))
+
+
+def _stability_at(step_fs: float, run: dict[str, Any], horizon: float) -> StabilityAt:
+    replicas = run["replicas"]
+    broke = [bool(replica.get("broke")) for replica in replicas]
+    times = [float(replica["stable_ps"]) for replica in replicas]
+    mean = restricted_mean(times, broke, horizon)
+    return StabilityAt(
+        timestep_fs=step_fs,
+        value_ps=mean.value_ps,
+        half_width_ps=half_width_95(mean.stderr_ps, len(replicas)),
+        # Somebody is still stable at the horizon.
+        bound=max(times) >= horizon,
+    )
 
 
 def missing_figures(runs: Sequence[dict[str, Any]], drawn: Sequence[Drawn]) -> list[Gap]:

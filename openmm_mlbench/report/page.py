@@ -246,7 +246,11 @@ def _board(title: str, runs: list[dict[str, Any]], notes: Notes) -> Board:
         label_columns_of(runs),
         geometry_columns_of(runs),
     )
-    label_rows = plain_rows(runs, label_columns, notes)
+    # A model has one set of errors on labels, however often it was simulated.
+    once = {
+        (str(metrics["run"]["model"]), str(metrics["run"]["dataset"])): metrics for metrics in reversed(runs)
+    }
+    label_rows = plain_rows(list(reversed(once.values())), label_columns, notes)
     geometry_rows = plain_rows(runs, geometry_columns, notes)
     system = system_of(runs[0])
     word = "".join(c if c.isascii() and c.isalnum() else "-" for c in system.lower()).strip("-") or "x"

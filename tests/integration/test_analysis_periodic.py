@@ -98,7 +98,7 @@ def test_the_right_liquid_meets_its_references(tmp_path, with_references):
     for expected in (
         "RDF MAE Ar\N{NON-BREAKING HYPHEN}Ar",
         "RDF of Ar-Ar",
-        "Mean squared displacement",
+        "mean squared displacement",
         "RDFs against time of argon",
     ):
         assert expected in page, expected

@@ -79,7 +79,7 @@ def test_the_report_has_a_table_of_its_own(run, tmp_path):
     text = build_report([run], tmp_path / "report.html").read_text()
     for expected in (
         "Bonds, angles, dihedrals",
-        "Bond lengths, data set ethanol-gfn2",
+        "ethanol-gfn2: bond lengths",
         "basin_C-C-O-H_trans",
     ):
         assert expected in text
