@@ -46,6 +46,7 @@ wheel: venv
 
 readme: $(VENV)/.installed
 	$(BIN)/python benchmarks/render_readme.py
+	$(BIN)/python benchmarks/findings.py
 
 # What .venv lacks or has in another version, one folder per package, put before .venv on the path: torch,
 # 7 GB, is there only once.

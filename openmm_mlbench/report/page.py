@@ -213,6 +213,7 @@ def render(collection: Collection, out: Path) -> tuple[str, list[Drawn], list[Pl
         paper_stderr=paper.STDERR_TEXT if any(board.has_paper for board in boards) else "",
         sections=_sections(drawn),
         run_figures=_run_figures(drawn),
+        collapse_figures={one.anchor: [one.name] for one in drawn if one.section == "collapse"},
         rankings=found,
         gaps=gaps,
         left_out=collection.left_out,
