@@ -176,7 +176,8 @@ def _with_predecessor(ledger: Ledger, task: Task, former: Record | None, lease: 
 def _record(
     task: Task, ledger: Ledger, former: Record | None, state: str, reason: str, result: Result | None
 ) -> Record:
-    outputs = {} if result is None else ledger.outputs_of(result.outputs)
+    # A try that failed does not forget what was once finished: a file that has changed since is still known by it.
+    outputs = ledger.outputs_of(result.outputs) if result is not None else former.outputs if former else {}
     return Record(
         key=task.key,
         identity=task.identity,

@@ -14,7 +14,6 @@ from openmm_mlbench.campaign.ledger import hash_of
 from openmm_mlbench.campaign.plan import Campaign, ModelEntry, Simulating, SystemEntry, Training, merged
 from openmm_mlbench.data.datasets import find_dataset, list_datasets
 from openmm_mlbench.errors import CampaignError, MLBenchError
-from openmm_mlbench.files import sha256_file
 from openmm_mlbench.protocol import Protocol, load_protocol
 from openmm_mlbench.reference_potentials import find_reference_potential, is_reference_potential
 from openmm_mlbench.results import METRICS_VERSION
@@ -37,9 +36,6 @@ class Cell:
     system: str
     seed: int | None
 
-    def __str__(self) -> str:
-        return f"{self.model} on {self.system}" + ("" if self.seed is None else f", seed {self.seed}")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -51,7 +47,7 @@ class Job:
         settings: all that decides its result but for what it builds on; plain JSON.
         how: where and how it runs, which decides nothing; plain JSON.
         needs: keys of jobs that must be done.
-        follows: keys of jobs that must have ended, one of each kind at least well.
+        follows: keys of jobs that must have ended, one of them at least well.
         gpu: whether it runs on a GPU where there is one.
         work_ps: simulated time that it stands for.
     """
@@ -277,7 +273,7 @@ def _source(campaign: Campaign, entry: ModelEntry, place: _Place) -> dict[str, A
     archive = find_archive(name)
     if not entry.shipped and archive.card.trained_on.dataset != place.dataset and archive.card.origin is None:
         return None
-    return {"archive": name, "archive_sha256": sha256_file(archive.path)}
+    return {"archive": name, "archive_sha256": archive.sha256}
 
 
 def _training_jobs(
@@ -369,7 +365,7 @@ def _simulation_jobs(
             settings={
                 "model": model,
                 "protocol": chosen.sha256,
-                "seed": seed,
+                "seed": chosen.seed if seed is None else seed,
                 "length_ps": place.length_ps,
                 "replicas": members,
                 "walkers": "independent" if place.independent else f"{place.replicas} shared",

@@ -111,7 +111,8 @@ def run_campaign(
     except OSError as error:
         raise CampaignError(f"{root}: cannot be made ({error.strerror}); choose another folder") from error
     stopped = threading.Event()
-    lease = Lease(root / LEASES / "campaign", ttl_s=ttl_s, on_lost=stopped.set)
+    lost = threading.Event()
+    lease = Lease(root / LEASES / "campaign", ttl_s=ttl_s, on_lost=lost.set)
     try:
         lease.acquire(
             note=lambda text: say(f"{root}: a campaign was running there, {text} to show up or not")
@@ -127,7 +128,7 @@ def run_campaign(
         schedule = Schedule(matrix=matrix, root=root, retries=campaign.retries, ttl_s=ttl_s)
         schedule.survey()
         if any(state.state not in (DONE, BLOCKED) for state in schedule.states.values()):
-            _run(campaign, schedule, where, say, stopped)
+            _run(campaign, schedule, where, say, stopped, lost)
     if any(state.state == STOPPED for state in schedule.states.values()):
         n_done = sum(state.state == DONE for state in schedule.states.values())
         raise CampaignStopped(
@@ -146,7 +147,12 @@ class CampaignStopped(CampaignError):  # noqa: N818 - an interruption is no faul
 
 
 def _run(
-    campaign: Campaign, schedule: Schedule, where: Where, say: Callable[[str], None], stopped: threading.Event
+    campaign: Campaign,
+    schedule: Schedule,
+    where: Where,
+    say: Callable[[str], None],
+    stopped: threading.Event,
+    lost: threading.Event,
 ) -> None:
     backend = make_backend(campaign, where, say)
     for line in backend.describe():
@@ -156,13 +162,22 @@ def _run(
     if estimate:
         say(estimate)
     display = CampaignDisplay(schedule, campaign.name)
-    schedule.tell, schedule.refresh = display.tell, display.refresh
+
+    def refresh() -> None:
+        if lost.is_set():
+            raise CampaignError(
+                f"{schedule.root}: another campaign has taken over there, because this one was not heard of"
+            )
+        display.refresh()
+
+    schedule.tell, schedule.refresh = display.tell, refresh
     try:
         with _stop_on_signals(stopped), display:
             schedule.run(backend, stopped)
     except BaseException:
-        # Whatever ended us: what still runs elsewhere shall not go on unwatched.
-        schedule.ask_to_stop()
+        # Whatever ended us: what still runs elsewhere shall not go on unwatched, unless a successor watches it.
+        if not lost.is_set():
+            schedule.ask_to_stop()
         raise
     finally:
         backend.close()

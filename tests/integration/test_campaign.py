@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 from killing import assert_same_run
 
 from openmm_mlbench.campaign.jobs import REPORT
-from openmm_mlbench.campaign.lease import latest
+from openmm_mlbench.campaign.lease import Lease, latest
 from openmm_mlbench.campaign.ledger import Ledger
 from openmm_mlbench.campaign.runner import CampaignStopped, Where, plan_campaign, run_campaign
 from openmm_mlbench.campaign.scheduling import BLOCKED
@@ -307,6 +308,9 @@ def test_a_result_that_was_changed_by_hand_is_not_taken_for_its_own(folder, undi
     # No second try, no other job harmed, and the report is of the rest.
     assert state.failures == 1
     assert schedule.states[REPORT].state == "done"
+    # Asked again it says so again.
+    schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
+    assert "is not what was written" in schedule.states[f"{KEY}/replica-2"].reason
     # Without the folder it is simulated again.
     shutil.rmtree(damaged.parent)
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
@@ -457,3 +461,27 @@ def test_stopping_is_no_failure(folder):
     error = CampaignStopped("stopped", None)
     assert isinstance(error, CampaignError)
     assert folder.is_dir()
+
+
+def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path):
+    """As after a long pause of its machine, when another campaign has taken its lease."""
+    results = tmp_path / "results"
+    campaign = threading.Thread(target=lambda: said.append(refusal(folder / "campaign.yaml", results)))
+    said = []
+    campaign.start()
+    wait_for(lambda: simulating(results, 0))
+    successor = Lease(results / ".leases" / "campaign")
+    assert successor._take(2)
+    campaign.join(timeout=60)
+    assert "another campaign has taken over there" in said[0]
+    # What runs is the successor's now: nobody was told to stop.
+    assert not (results / ".leases" / "stop").exists()
+    successor.release()
+    # The rest of the test's own jobs.
+    run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
+
+
+def refusal(file, results):
+    with pytest.raises(CampaignError) as caught:
+        run_campaign(file, results, Where(workers=1), say=lambda _: None, ttl_s=6.0)
+    return str(caught.value)
