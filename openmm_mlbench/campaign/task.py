@@ -6,6 +6,7 @@ the worker dies, the end of the pipe tells the job to stop. See ``child`` for th
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -123,7 +124,8 @@ def run_task(
     process = _take_idle(changes) or JobProcess(changes, log_path(task))
     said = process.do(task)
     gpu = (os.environ | changes).get("CUDA_VISIBLE_DEVICES", "")
-    if said is not None and said.state == DONE and not (gpu and task["kind"] in ("train", "simulate")):
+    uses_gpu = task["kind"] in ("train", "simulate") and bool(gpu or shutil.which("nvidia-smi"))
+    if said is not None and said.state == DONE and not uses_gpu:
         _put_idle(process)
     else:
         # After a failure, or with memory of a GPU in use, the next job begins in a fresh process.
