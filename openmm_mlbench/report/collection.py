@@ -223,15 +223,23 @@ def is_reference_potential(run: dict[str, Any]) -> bool:
     return not run.get("architecture") and not model.get("archive_sha256") and bool(model.get("source"))
 
 
+def own_protocol_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Models run by their system's own protocol: no variants, controls or structures of one's own."""
+    return [
+        metrics
+        for metrics in runs
+        if not _variant_word(metrics["run"])
+        and not is_own_structure(metrics["run"])
+        and completeness(metrics["run"]) != CONTROL
+    ]
+
+
 def main_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each model on each data set the run that says most: by its system's own protocol, the longest one."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
-    for metrics in runs:
-        run = metrics["run"]
-        if _variant_word(run) or is_own_structure(run) or completeness(run) == CONTROL:
-            continue
-        key = (str(run["dataset"]), model_key(run))
-        if key not in best or simulated_ps(run) > simulated_ps(best[key]["run"]):
+    for metrics in own_protocol_runs(runs):
+        key = (str(metrics["run"]["dataset"]), model_key(metrics["run"]))
+        if key not in best or simulated_ps(metrics["run"]) > simulated_ps(best[key]["run"]):
             best[key] = metrics
     return list(best.values())
 

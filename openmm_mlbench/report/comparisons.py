@@ -14,7 +14,7 @@ from openmm_mlbench.metrics.rank_correlation import (
     rank_correlation,
 )
 from openmm_mlbench.metrics.stability import restricted_mean
-from openmm_mlbench.report.collection import main_runs
+from openmm_mlbench.report.collection import main_runs, model_key, own_protocol_runs, simulated_ps
 from openmm_mlbench.report.table import format_ran, results_of
 
 # Beginning of a result's name -> how it is called; all are errors, the smaller the better.
@@ -82,9 +82,9 @@ class Ranking:
 def rankings(runs: Sequence[dict[str, Any]]) -> list[Ranking]:
     """One for each data set and number of its simulations, ours and the paper's beneath."""
     found: list[Ranking] = []
-    mains = main_runs(runs)
-    for dataset in dict.fromkeys(str(metrics["run"]["dataset"]) for metrics in mains):
-        group = [metrics for metrics in mains if metrics["run"]["dataset"] == dataset]
+    every = own_protocol_runs(runs)
+    for dataset in dict.fromkeys(str(metrics["run"]["dataset"]) for metrics in every):
+        group = [metrics for metrics in every if metrics["run"]["dataset"] == dataset]
         for quantity in quantities_of(group):
             points, ran = points_of(group, quantity)
             system = str(group[0]["run"].get("system") or "")
@@ -113,24 +113,24 @@ def points_of(runs: Sequence[dict[str, Any]], quantity: str) -> tuple[list[Point
     """Models that can be compared, and the length they share.
 
     Errors shrink with the length of a run, so only runs of one length are compared: of the length that most
-    models have, the longest of these.  Stability is cut at the shortest time that any survivor was watched.
+    models were run at, the longest of these.  Stability is cut at the shortest time that any survivor was watched.
     """
     if quantity == STABILITY:
-        return _stability_points(runs)
-    groups: dict[float, list[Point]] = {}
-    texts: dict[float, str] = {}
-    for metrics in runs:
+        return _stability_points(main_runs(runs))
+    groups: dict[float, dict[str, Point]] = {}
+    # Of several runs of one model and length the one with most replicas.
+    for metrics in sorted(runs, key=lambda one: simulated_ps(one["run"])):
         run, results = metrics["run"], results_of(metrics)
         force, result = results.get("force_mae"), results.get(quantity)
         if not force or force["value"] is None or not result or result["value"] is None:
             continue
         length = round(float(run["length_ps"]), 3)
-        groups.setdefault(length, []).append(_point(run, force, result["value"], result["stderr"]))
-        texts[length] = format_ran(float(replica["time_ps"]) for replica in run["replicas"])
+        point = _point(run, force, result["value"], result["stderr"])
+        groups.setdefault(length, {})[model_key(run)] = point
     if not groups:
         return [], "nothing"
     length = max(groups, key=lambda one: (len(groups[one]), one))
-    return groups[length], f"at {length:g} ps"
+    return list(groups[length].values()), f"at {length:g} ps"
 
 
 def _stability_points(runs: Sequence[dict[str, Any]]) -> tuple[list[Point], str]:

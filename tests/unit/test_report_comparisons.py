@@ -1,0 +1,149 @@
+"""Which runs a rank correlation compares, time steps over one time, and the Pareto front."""
+
+import pytest
+
+from openmm_mlbench.paper import MODELS
+from openmm_mlbench.report.comparisons import OURS, PAPER, rankings
+from openmm_mlbench.report.figures import Trade, unbeaten
+from openmm_mlbench.report.gallery import missing_figures, timestep_series
+
+
+def make_run(model, force, h_r, *, length=5.0, stable=None, protocol="ethanol", timestep=0.5, folder=""):
+    """A run of two replicas; ``stable`` ps where they broke."""
+    replica = {
+        "index": 0,
+        "time_ps": stable or length,
+        "stable_ps": stable or length,
+        "broke": stable is not None,
+    }
+    results = [
+        {
+            "name": name,
+            "status": "ok",
+            "value": value,
+            "stderr": 0.01 * value,
+            "floor": None,
+            "note": "",
+            "n_replicas": 2,
+        }
+        for name, value in (("force_mae", force), ("stability", stable or length), ("h_r_mae", h_r))
+    ]
+    return {
+        "run": {
+            "model": f"ethanol/{model}",
+            "architecture": model,
+            "dataset": "ethanol",
+            "system": "ethanol",
+            "protocol": protocol,
+            "timestep_fs": timestep,
+            "length_ps": length,
+            "full_length_ps": 300.0,
+            "n_replicas": 2,
+            "replicas": [replica, replica | {"index": 1}],
+            "label": f"{model}{folder}",
+            "anchor": f"run-{model}{folder}",
+        },
+        "measurements": [{"observable": "x", "mode": "paper", "results": results, "curves": {}}],
+    }
+
+
+def find(found, quantity, source=OURS):
+    (one,) = [ranking for ranking in found if ranking.quantity == quantity and ranking.source == source]
+    return one
+
+
+def test_errors_are_compared_at_the_length_that_most_models_have():
+    runs = [make_run(model, 10.0 + i, 0.1 + 0.01 * i) for i, model in enumerate(MODELS)]
+    # A longer run of one model scores less, for its length alone: it does not take the place of its short one.
+    runs.append(make_run("nequip", 16.0, 0.01, length=300.0, folder=" long"))
+    one = find(rankings(runs), "h_r_mae")
+    assert len(one.points) == 7
+    assert one.ran == "at 5 ps"
+    assert {point.label for point in one.points} == set(MODELS)
+    assert one.correlation.spearman.value == pytest.approx(1.0)
+    assert one.verdict == "a lower force error goes with a smaller error"
+
+
+def test_stability_is_cut_at_the_shortest_time_that_a_survivor_was_watched():
+    runs = [
+        make_run("schnet", 10.0, 0.1, length=300.0),
+        make_run("dimenet", 5.0, 0.1, length=20.0),
+        make_run("nequip", 1.0, 0.1, length=300.0, stable=8.0),
+    ]
+    one = find(rankings(runs), "stability")
+    assert one.ran == "cut at 20 ps"
+    assert {point.label: point.value for point in one.points} == {
+        "schnet": 20.0,
+        "dimenet": 20.0,
+        "nequip": 8.0,
+    }
+    assert one.verdict == "not decided by our runs: 3 of at least 5 models"
+
+
+def test_longer_stability_of_more_accurate_models_is_aligned():
+    runs = [
+        make_run(model, 10.0 + i, 0.1, length=300.0, stable=200.0 - 20.0 * i)
+        for i, model in enumerate(MODELS)
+    ]
+    found = rankings(runs)
+    assert find(found, "stability").verdict == "a lower force error goes with longer stability"
+    turned = [
+        make_run(model, 10.0 + i, 0.1, length=300.0, stable=20.0 + 20.0 * i) for i, model in enumerate(MODELS)
+    ]
+    assert find(rankings(turned), "stability").verdict == "a lower force error goes with shorter stability"
+    # The paper's own numbers stand beside it.
+    assert len(find(found, "stability", PAPER).points) == 7
+
+
+def test_variants_do_not_count():
+    runs = [make_run("schnet", 10.0, 0.1), make_run("dimenet", 5.0, 0.1, protocol="ethanol-langevin")]
+    assert [point.model for point in find(rankings(runs), "h_r_mae").points] == ["schnet"]
+
+
+def test_time_steps_are_compared_over_the_same_time():
+    runs = [
+        make_run("schnet", 10.0, 0.1, length=300.0),
+        make_run("schnet", 10.0, 0.1, length=20.0, protocol="ethanol-dt1", timestep=1.0),
+        make_run("schnet", 10.0, 0.1, length=20.0, protocol="ethanol-dt0.25", timestep=0.25, stable=3.0),
+        make_run("schnet", 10.0, 0.1, length=20.0, protocol="ethanol-langevin", timestep=0.5),
+        make_run("nequip", 1.0, 0.1),
+    ]
+    ((label, model, points),) = timestep_series(runs)
+    assert (label, model) == ("SchNet, first 20 ps", "schnet")
+    assert [(p.timestep_fs, p.value_ps, p.bound) for p in points] == [
+        (0.25, 3.0, False), (0.5, 20.0, True), (1.0, 20.0, True),
+    ]  # fmt: skip
+
+
+def test_the_pareto_front_holds_whom_nobody_beats():
+    def trade(force, speed, share):
+        return Trade(
+            label="", model="", anchor="", force_mae=force, steps_per_second=speed, stable_share=share
+        )
+
+    best, dominated, slow, twin = trade(1, 10, 1), trade(2, 10, 1), trade(0.5, 1, 0.1), trade(1, 10, 1)
+    assert unbeaten([best, dominated, slow, twin]) == [True, False, True, True]
+
+
+def test_figures_without_data_are_gaps_with_commands():
+    gaps = missing_figures([make_run("schnet", 10.0, 0.1)], [])
+    assert {gap.figure for gap in gaps} == {
+        "1",
+        "3",
+        "4",
+        "5",
+        "5 d",
+        "5 e",
+        "6",
+        "9",
+        "10",
+        "11",
+        "12",
+        "13",
+    }
+    ethanol = next(gap for gap in gaps if (gap.figure, gap.dataset) == ("9", "ethanol"))
+    assert ethanol.why == "1 of 7 models were run"
+    assert len(ethanol.commands) == 6
+    assert all("schnet" not in command for command in ethanol.commands)
+    energy = next(gap for gap in gaps if gap.figure == "5 d")
+    assert "simulate lips-nve" in energy.commands[0]
