@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.report.collection import model_key
 from openmm_mlbench.report.style import (
+    GROUND,
     INK,
     LIMIT,
     REPLICA_DASHES,
@@ -537,7 +538,7 @@ def plot_head_to_head(panels: Sequence[tuple[str, list[Bar]]], palette: Palette)
                 if bar.bound:
                     _arrow_up(ax, i, bar.value, style)
             if bar.paper is not None:
-                ax.plot(i, bar.paper, "D", ms=3.2, mfc="none", mec=INK, mew=0.8)
+                ax.plot(i, bar.paper, "D", ms=3.2, mfc=GROUND, mec=INK, mew=0.8)
         ax.set_ylabel(title)
         ax.grid(visible=False, axis="x")
         ax.margins(y=0.18)

@@ -390,6 +390,11 @@ def test_browser_draws_every_figure(browser, page, width, theme):
         "[document.querySelector('.scroll:has(.leaderboard)').clientWidth, document.querySelector('table.leaderboard').offsetWidth]"
     )
     assert (table > box) or width == 1280
+    headings = browser.evaluate(
+        "[...document.querySelectorAll('th[scope=rowgroup] span')].map(span => span.getBoundingClientRect().right)"
+    )
+    assert len(headings) == 2
+    assert max(headings) <= width
     names = browser.evaluate("[...document.querySelectorAll('tr.ours th')].map(cell => cell.innerText)")
     assert any(HOSTILE in name for name in names)
     ground, ink = browser.evaluate(
