@@ -220,7 +220,7 @@ def render(collection: Collection, out: Path) -> tuple[str, list[Drawn], list[Pl
         definitions=_definitions(runs),
         pages=[_run_page(metrics, out) for metrics in runs],
         repeat=_commands(runs, out.name),
-        tables_json=_for_script({table.name: table.as_json() for table in plain}),
+        tables_json=_for_script({table.name: _packed(table) for table in plain}),
     )
     return page, drawn, plain
 
@@ -231,6 +231,12 @@ def _style() -> str:
     return text.replace("/* light colours */", css_variables("light")).replace(
         "/* dark colours */", css_variables("dark")
     )
+
+
+def _packed(table: PlainTable) -> dict[str, Any]:
+    """A table with the names of its columns once."""
+    rows = [list(row.values()) for row in table.rows]
+    return {"table": table.name, "title": table.title, "columns": table.columns, "rows": rows}
 
 
 def _for_script(value: Any) -> str:

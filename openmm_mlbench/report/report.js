@@ -67,6 +67,12 @@
   }
 
   const tables = JSON.parse(document.getElementById("tables").textContent);
+  // The names of the columns stand in the page once.
+  for (const table of Object.values(tables)) {
+    const { columns } = table;
+    table.rows = table.rows.map(row => Object.fromEntries(row.map((value, i) => [columns[i], value])));
+    delete table.columns;
+  }
   const csv = table => {
     const columns = Object.keys(table.rows[0]);
     const cell = value => {
