@@ -19,7 +19,7 @@ from openmm import app, unit
 from openmm_mlbench.errors import ModelError, PotentialError
 from openmm_mlbench.export.ahead_of_time import both_forms, specialise, specialise_periodic
 from openmm_mlbench.export.archive import Archive, find_archive
-from openmm_mlbench.export.block_diagonal import script_copies, trace_copies
+from openmm_mlbench.export.block_diagonal import call_copies, script_copies, trace_copies
 from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.export.compiled import compile_molecule
 from openmm_mlbench.export.tabulated import TABULATED, tabulated
@@ -282,13 +282,7 @@ class Potential:
             self.check_box(box)
         driver = self.driver if driver == "auto" else driver
         start_nm, box_nm = _start(positions, chosen, box, len(everything))
-        origin = self.card.origin
-        if origin is not None and origin.driver == "pythonforce":
-            if driver == "torchforce":
-                raise PotentialError(
-                    f"TorchForce gives other numbers than {self.id} itself; use driver 'auto' or 'pythonforce'"
-                )
-            driver = origin.driver
+        driver = self._own_driver(driver)
         chosen_driver, reason = choose_driver(driver)
         module, note = None, ""
         if chosen_driver == "pythonforce" and evaluation == "auto":
@@ -309,6 +303,17 @@ class Potential:
         force.setForceGroup(force_group)
         force.setName(f"openmm-mlbench {self.id}")
         return force
+
+    def _own_driver(self, driver: str) -> str:
+        """The driver asked for, or the only one that an imported model works with."""
+        origin = self.card.origin
+        if origin is None or origin.driver != "pythonforce":
+            return driver
+        if driver == "torchforce":
+            raise PotentialError(
+                f"TorchForce gives other numbers than {self.id} itself; use driver 'auto' or 'pythonforce'"
+            )
+        return origin.driver
 
     def create_system(
         self,
@@ -354,26 +359,28 @@ class Potential:
             n_copies: how many.
 
         Raises:
-            PotentialError: an imported model, one that wants constraints, or what :meth:`create_system` raises.
+            PotentialError: a model that wants constraints, or what :meth:`create_system` raises.
         """
-        if self.card.origin is not None:
-            raise PotentialError(
-                f"{self.id} was imported from {self.card.origin.kind}, and its module takes one molecule or box at a time"
-            )
         self.constraints(topology, None)
         system = self._particles(topology, n_copies)
         atomic_numbers = [atom.element.atomic_number for atom in topology.atoms()]
         self._check_species(atomic_numbers)
-        model = self.archive.load_eager()
-        model.atomic_numbers = torch.tensor(atomic_numbers, dtype=torch.long)
         periodic = topology.getPeriodicBoxVectors() is not None
         n_atoms = len(atomic_numbers)
         masses = torch.tensor([system.getParticleMass(i)._value for i in range(n_atoms)])  # noqa: SLF001
-        if not periodic and 1 < n_atoms <= ALL_PAIRS_LIMIT:
-            module = trace_copies(model, _spread_positions(n_atoms), n_copies, masses)
+        static = not periodic and 1 < n_atoms <= ALL_PAIRS_LIMIT
+        if self.card.origin is not None or not (static or torch.cuda.is_available()):
+            # Somebody else's module takes one at a time; and large ones gain nothing together on a processor.
+            one = self.module(atomic_numbers, periodic=periodic)
+            module = call_copies(one, n_copies, masses, net_force=not self.card.claims.zero_net_force)
         else:
-            module = script_copies(model, n_copies, masses)
-        driver, _ = choose_driver(self.driver)
+            model = self.archive.load_eager()
+            model.atomic_numbers = torch.tensor(atomic_numbers, dtype=torch.long)
+            if static:
+                module = trace_copies(model, _spread_positions(n_atoms), n_copies, masses)
+            else:
+                module = script_copies(model, n_copies, masses)
+        driver, _ = choose_driver(self._own_driver(self.driver))
         force = make_force(module, periodic=periodic, driver=driver)
         force.setName(f"openmm-mlbench {self.id}, {n_copies} copies")
         system.addForce(force)

@@ -136,6 +136,47 @@ class _Searched(nn.Module):
         return energies.sum(), forces
 
 
+class _Called(nn.Module):
+    """All copies by one call each of a module for a single one, whatever is inside it."""
+
+    shares: Tensor
+    copies: Final[int]
+    net_force: Final[bool]
+
+    def __init__(
+        self, module: torch.jit.ScriptModule, copies: int, masses: Tensor, *, net_force: bool
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.copies = copies
+        self.net_force = net_force
+        self.register_buffer("shares", (masses / masses.sum()).to(torch.float64).view(-1, 1))
+
+    @torch.jit.export
+    def by_copy(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Energies (copies,), kJ/mol, and forces (copies * n_atoms, 3), kJ/mol/nm."""
+        where = positions.detach()
+        n_atoms = where.size(0) // self.copies
+        energies: list[Tensor] = []
+        forces: list[Tensor] = []
+        for copy in range(self.copies):
+            own = where[copy * n_atoms : (copy + 1) * n_atoms]
+            if box_vectors is None:
+                energy, force = self.module(own)
+            else:
+                energy, force = self.module(own, box_vectors)
+            if self.net_force:
+                force = force - self.shares.to(force.dtype) * force.sum(0, keepdim=True)
+            energies.append(energy.detach().reshape(()).to(torch.float64))
+            forces.append(force.detach())
+        return torch.stack(energies), torch.cat(forces).contiguous()
+
+    def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Energy of all copies together, and forces."""
+        energies, forces = self.by_copy(positions, box_vectors)
+        return energies.sum(), forces
+
+
 def trace_copies(
     model: ExportedModel, positions_nm: Tensor, copies: int, masses: Tensor
 ) -> torch.jit.ScriptModule:
@@ -170,3 +211,19 @@ def trace_copies(
 def script_copies(model: ExportedModel, copies: int, masses: Tensor) -> torch.jit.ScriptModule:
     """The same contract with searched pair lists and run-time autograd, for larger systems and shared boxes."""
     return torch.jit.script(_Searched(_Evaluation(model, copies, masses)).eval())
+
+
+def call_copies(
+    module: torch.jit.ScriptModule, copies: int, masses: Tensor, *, net_force: bool
+) -> torch.jit.ScriptModule:
+    """The same contract around a module of which nothing is known but its own contract.
+
+    The network gains nothing by it; the replicas share the engine all the same.
+
+    Args:
+        module: ``forward(positions, box_vectors=None) -> (energy, forces)`` of one copy.
+        copies: how many.
+        masses: (n_atoms,) of one copy.
+        net_force: the forces of a copy need not sum to zero, see the masses of :class:`_Evaluation`.
+    """
+    return torch.jit.script(_Called(module, copies, masses, net_force=net_force).eval())

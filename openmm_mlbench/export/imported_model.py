@@ -59,19 +59,22 @@ class ImportedModel(nn.Module):
 
     def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Energy (float64, kJ/mol) and forces (kJ/mol/nm, in the dtype of the positions)."""
-        where = positions.detach()
-        selected = where if self.atoms.size(0) == 0 else where[self.atoms]
-        scaled = selected * self.length_per_nm
-        cell: Tensor | None = None
-        if box_vectors is not None:
-            cell = box_vectors.detach().to(scaled.dtype) * self.length_per_nm
-        pair_index = torch.zeros((2, 0), dtype=torch.long, device=scaled.device)
-        pair_vectors = torch.zeros((0, 3), dtype=scaled.dtype, device=scaled.device)
-        if self.needs_pairs:
-            if cell is not None:
-                pair_index, pair_vectors = periodic_pairs(scaled, cell, self.cutoff)
-            else:
-                pair_index, pair_vectors = open_pairs(scaled, self.cutoff)
+        # OpenMM's Reference kernel hands over positions that require a gradient, and frozen modules drop
+        # detach(): what the model derives from must not depend on them a second time, through its pairs.
+        with torch.no_grad():
+            where = positions.detach()
+            selected = where if self.atoms.size(0) == 0 else where[self.atoms]
+            scaled = selected * self.length_per_nm
+            cell: Tensor | None = None
+            if box_vectors is not None:
+                cell = box_vectors.detach().to(scaled.dtype) * self.length_per_nm
+            pair_index = torch.zeros((2, 0), dtype=torch.long, device=scaled.device)
+            pair_vectors = torch.zeros((0, 3), dtype=scaled.dtype, device=scaled.device)
+            if self.needs_pairs:
+                if cell is not None:
+                    pair_index, pair_vectors = periodic_pairs(scaled, cell, self.cutoff)
+                else:
+                    pair_index, pair_vectors = open_pairs(scaled, self.cutoff)
         energy, forces = self.model(self.atomic_numbers, scaled, cell, pair_index, pair_vectors)
         energy = energy.detach().to(torch.float64).reshape(()) * self.kjmol_per_energy
         forces = forces.detach().reshape(-1, 3) * (self.kjmol_per_energy * self.length_per_nm)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from openmm import app, unit
+from openmm import Context, Platform, VerletIntegrator, app, unit
 from typer.testing import CliRunner
 
 from openmm_mlbench.cli import app as command_line
@@ -223,6 +223,47 @@ def topology_of_ethanol(cell=None):
     if cell is not None:
         topology.setPeriodicBoxVectors(cell / 10 * unit.nanometer)
     return topology
+
+
+@pytest.mark.parametrize("cell", [None, CELL], ids=["open space", "box"])
+def test_frozen_forces_do_not_depend_on_a_gradient_that_nobody_asked_for(edges, cell):
+    """Freezing drops detach(), and the Reference kernel's positions require a gradient: in a box the forces were zero."""
+    numbers = [int(number) for number in fresh_models.ethanol()[0].atomic_numbers]
+    module = Potential.load(edges[0]).module(numbers, periodic=cell is not None)
+    positions = torch.tensor(fresh_models.ethanol_positions_nm())
+    box = () if cell is None else (torch.tensor(cell / 10),)
+    wanted = module(positions, *box)[1]
+    frozen = torch.jit.freeze(module.eval())
+    found = frozen(positions.clone().requires_grad_(), *box)[1]
+    assert wanted.abs().max() > 100.0
+    assert torch.equal(found.detach(), wanted)
+
+
+@pytest.mark.parametrize("cell", [None, CELL], ids=["open space", "box"])
+def test_replicas_of_an_imported_model_share_a_context(edges, cell):
+    """Energies and forces of each copy are those of the model by itself, and the System's are their sum."""
+    potential = Potential.load(edges[0])
+    copies = potential.create_copies(topology_of_ethanol(cell), 3)
+    rng = np.random.default_rng(0)
+    start = fresh_models.ethanol_positions_nm()
+    positions = np.array([start + rng.normal(scale=0.005, size=start.shape) for _ in range(3)])
+    box = None if cell is None else cell / 10
+    energies, forces = copies.evaluate(positions, box)
+    numbers = [int(number) for number in fresh_models.ethanol()[0].atomic_numbers]
+    one = potential.module(numbers, periodic=cell is not None)
+    for k in range(3):
+        arguments = [torch.tensor(positions[k])] + ([] if box is None else [torch.tensor(box)])
+        energy, force = one(*arguments)
+        assert energies[k] == energy.item()
+        assert np.array_equal(forces[k], force.numpy())
+    assert len(set(energies)) == 3
+    context = Context(copies.system, VerletIntegrator(0.001), Platform.getPlatformByName("Reference"))
+    context.setPositions(positions.reshape(-1, 3))
+    state = context.getState(energy=True, forces=True)
+    assert state.getPotentialEnergy()._value == pytest.approx(energies.sum(), rel=1e-12)
+    np.testing.assert_allclose(
+        state.getForces(asNumpy=True)._value, forces.reshape(-1, 3), rtol=1e-12, atol=1e-9
+    )
 
 
 def test_what_a_model_does_not_serve_is_refused(tmp_path, edges):
@@ -484,7 +525,21 @@ def test_from_import_to_a_page(tmp_path, edges):
         assert energies[k] == pytest.approx(energy, rel=1e-9)
         np.testing.assert_allclose(forces[k], force, atol=1e-9)
     call("check", out)
-    call("simulate", "ethanol", "--model", out, "--replicas", 1, "--length", 0.1, "-o", run)
+    call(
+        "simulate",
+        "ethanol",
+        "--model",
+        out,
+        "--replicas",
+        2,
+        "--length",
+        0.1,
+        "-o",
+        run,
+        "--batch-replicas",
+        "on",
+    )
+    assert len(json.loads((run / "run.json").read_text())["sessions"][0]["batching"]["replicas"]) == 2
     call("analyze", run)
     metrics = json.loads((run / "metrics.json").read_text())
     results = {r["name"]: r for m in metrics["measurements"] for r in m["results"]}
