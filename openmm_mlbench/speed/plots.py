@@ -46,14 +46,18 @@ def plot_steps(entries: Sequence[Record], axes: "Axes") -> "Axes":
             axes.scatter(milliseconds, places, s=22, color=colour, label=NAMES[variant], alpha=0.85)
     axes.set_yticks(
         range(len(entries)),
-        [f"{entry['model']}, {entry['system']}" for entry in entries],
+        [
+            f"{entry['model']}{'' if '/' in entry['model'] else ' (fresh)'}, {entry['system']}"
+            for entry in entries
+        ],
         fontsize="small",
     )
     axes.set_xscale("log")
     axes.set_xlabel("time of a step / ms")
     axes.grid(axis="x", which="both", alpha=0.25)
     axes.invert_yaxis()
-    axes.legend(fontsize="small", loc="lower right")
+    # Above: at the right end of every row there may be a point.
+    axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return axes
 
 
@@ -62,7 +66,7 @@ def save_plot(entries: Sequence[Record], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.0, 1.2 + 0.26 * len(entries)), layout="constrained")
+    figure = Figure(figsize=(7.0, 1.6 + 0.26 * len(entries)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     plot_steps(entries, figure.add_subplot())
     with atomic_path(path) as temporary:
