@@ -10,6 +10,7 @@ import numpy as np
 import openmm
 import pytest
 
+from openmm_mlbench.cli import main
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.forces.copies import Copies
 from openmm_mlbench.protocol import load_protocol
@@ -311,3 +312,26 @@ def test_auto_decides_by_a_timing_and_says_so(tmp_path):
     assert notes[-1].startswith(batching["reason"])
     assert batching["replicas"] == (statuses[0].batch or [])
     assert (batching["gain"] >= 1.1) == bool(batching["replicas"])
+
+
+def _exit_code(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    return stop.value.code or 0
+
+
+def test_a_shipped_model_through_the_command_line(tmp_path, capsys):
+    """Frames, logs and analysis of replicas in one Context are those of replicas one by one, but for rounding."""
+    command = ["simulate", "ethanol", "--model", "ethanol-gfn2/schnet", "--replicas", "3", "--length", "0.2"]
+    for mode in ("on", "off"):
+        assert _exit_code(*command, "--batch-replicas", mode, "-o", str(tmp_path / mode)) == 0
+    assert "3 replicas share one Context: asked for" in capsys.readouterr().err
+    for replica in range(3):
+        logs = [ethanol.read_log(tmp_path / mode / f"replica-{replica}") for mode in ("on", "off")]
+        for column in ("potential_energy_kJ_mol", "temperature_K", "max_bond_deviation_A"):
+            assert logs[0][column] == pytest.approx(logs[1][column], rel=1e-4, abs=1e-3), column
+    assert _exit_code("analyze", str(tmp_path / "on")) == 0
+    metrics = json.loads((tmp_path / "on" / "metrics.json").read_text())
+    assert metrics["measurements"]
+    assert _exit_code(*command, "--batch-replicas", "on", "--jobs", "2", "-o", str(tmp_path / "x")) == 2
+    assert "error: the replicas cannot share a Context: 2 jobs at a time" in capsys.readouterr().err
