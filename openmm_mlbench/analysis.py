@@ -38,7 +38,7 @@ from openmm_mlbench.metrics.force_errors import (
     force_results,
     parity_curve,
 )
-from openmm_mlbench.metrics.speed import speed_results
+from openmm_mlbench.metrics.speed import context_speeds, speed_results
 from openmm_mlbench.metrics.stability import stability_results
 from openmm_mlbench.metrics.temperature import temperature_result
 from openmm_mlbench.references import Reference, load_canonical_reference, load_reference
@@ -238,18 +238,20 @@ def _forces_from_card(run: Run) -> list[Result]:
 
 
 def _measure_speed(run: Run, replicas: list[Replica]) -> Measurement:
+    batches = [replica.status.get("batch") for replica in replicas]
     return Measurement(
         observable="steps_per_second",
         mode="standard",
         definition=(
-            "Integration steps per second of wall time in the simulation itself, start-up left out; the same as simulated "
-            "ns per day and as seconds for a million atoms times steps."
+            "Integration steps per second of wall time in the simulation itself, start-up left out, of all replicas together where "
+            "they shared a Context; the same as simulated ns per day and as seconds for a million atoms times steps."
         ),
         results=speed_results(
-            [replica.status.get("steps_per_second") for replica in replicas],
+            context_speeds([replica.status.get("steps_per_second") for replica in replicas], batches),
             float(run.record["protocol"]["timestep_fs"]),
             run.topology.n_atoms,
             run.platform,
+            max((len(batch) for batch in batches if batch), default=1),
         ),
     )
 

@@ -24,7 +24,7 @@ from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.export.compiled import compile_molecule
 from openmm_mlbench.export.tabulated import TABULATED, tabulated
 from openmm_mlbench.forces.copies import Copies, Evaluate
-from openmm_mlbench.forces.drivers import Engine, choose_driver, make_force, uses_cuda_graphs
+from openmm_mlbench.forces.drivers import FIXED_LISTS, Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
 from openmm_mlbench.units import NM_PER_ANGSTROM
@@ -137,18 +137,20 @@ class Potential:
         self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
     ) -> torch.jit.ScriptModule:
         """The form that searches its pairs at each call."""
-        own = self.card.origin is None
-        if evaluation == "tabulated" or (evaluation == "auto" and own and self.card.model in TABULATED):
-            model = self.archive.load_eager()
-            model.atomic_numbers, model.atoms = numbers, atoms
+        if self.card.origin is not None:
+            script = self.archive.load_script().eval()
+            script.atomic_numbers, script.atoms = numbers, atoms
+            return script
+        # Our own networks run as this version of the package writes them, not as the one that exported them did.
+        model = self.archive.load_eager()
+        model.atomic_numbers, model.atoms = numbers, atoms
+        if evaluation == "tabulated" or (evaluation == "auto" and self.card.model in TABULATED):
             try:
                 return tabulated(model)
             except ModelError:
                 if evaluation == "tabulated":
                     raise
-        script = self.archive.load_script().eval()
-        script.atomic_numbers, script.atoms = numbers, atoms
-        return script
+        return torch.jit.script(model)
 
     def _fixed_shapes(
         self,
@@ -217,7 +219,7 @@ class Potential:
             evaluation: see :meth:`module`.
             positions: (n_atoms, 3) of all atoms, nm or a quantity: where a simulation begins.  In a box they
                 give a GPU neighbour lists of fixed length, which need no word from the host; a System with a
-                barostat gets searched ones all the same.
+                barostat gets searched ones all the same: add the barostat first.
 
         Raises:
             PotentialError: an element, the box or an index does not fit, or a bond is free that
@@ -301,7 +303,8 @@ class Potential:
             driver=chosen_driver, reason=reason, cuda_graphs=uses_cuda_graphs(force), note=note
         )
         force.setForceGroup(force_group)
-        force.setName(f"openmm-mlbench {self.id}")
+        fixed = box is not None and getattr(module, "capturable", False)
+        force.setName(f"openmm-mlbench {self.id}" + (FIXED_LISTS if fixed else ""))
         return force
 
     def _own_driver(self, driver: str) -> str:
@@ -381,6 +384,10 @@ class Potential:
             else:
                 module = script_copies(model, n_copies, masses)
         driver, _ = choose_driver(self._own_driver(self.driver))
+        if driver == "pythonforce" and self.card.origin is None:
+            raise PotentialError(
+                "code compiled for driver pythonforce takes one molecule at a time, and without it replicas together are slower"
+            )
         force = make_force(module, periodic=periodic, driver=driver)
         force.setName(f"openmm-mlbench {self.id}, {n_copies} copies")
         system.addForce(force)

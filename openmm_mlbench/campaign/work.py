@@ -14,6 +14,7 @@ from openmm_mlbench.campaign.ledger import Record, hash_of
 from openmm_mlbench.campaign.task import Task
 from openmm_mlbench.errors import CampaignError, DataError, MLBenchError, ModelError
 from openmm_mlbench.files import read_json
+from openmm_mlbench.metrics.speed import context_speeds
 
 # Is told how far the work is: done, total, unit, speed.
 Tell = Callable[..., None]
@@ -212,7 +213,13 @@ def work_on_simulation(task: Task, former: Record | None, tell: Tell) -> Result:
         )
     if steps_before == [status.step for status in statuses]:
         _check_unaltered(former, outputs, folder)
-    speeds = [status.steps_per_second for status in statuses if status.steps_per_second]
+    speeds = [
+        speed
+        for speed in context_speeds(
+            [status.steps_per_second for status in statuses], [status.batch for status in statuses]
+        )
+        if speed
+    ]
     return Result(
         outputs=outputs,
         facts={

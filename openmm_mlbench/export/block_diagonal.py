@@ -66,7 +66,8 @@ class _Evaluation(nn.Module):
             energies + self.model.reference[self.model.atomic_numbers].sum()
         ) * self.model.kjmol_per_ev
         if not self.predicts_energy:
-            energies = torch.zeros_like(energies)
+            # NaN stays NaN.
+            energies = 0.0 * energies
         return energies, forces.detach() * (self.model.scale * self.model.force_factor).to(forces.dtype)
 
 

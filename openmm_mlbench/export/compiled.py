@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -100,6 +101,8 @@ def compile_molecule(
             # Processes that want the same thing wait for the first.
             with filelock.FileLock(folder / f"{name}.lock", timeout=_PATIENCE_S):
                 if not path.is_file():
+                    # Up to minutes without a sign would look like a fault.
+                    print(f"compiling {archive.id} for these atoms, once ...", file=sys.stderr, flush=True)
                     started = time.monotonic()
                     _compile(archive, atomic_numbers, positions_nm.to(where), path, compiler)
                     note = f"compiled in {time.monotonic() - started:.0f} s, kept in {folder}"

@@ -99,7 +99,8 @@ class ExportedModel(nn.Module):
         energy = per_atom.detach().to(torch.float64).sum() * self.scale
         energy = (energy + self.reference[self.atomic_numbers].sum()) * self.kjmol_per_ev
         if not self.predicts_energy:
-            energy = torch.zeros_like(energy)
+            # NaN stays NaN.
+            energy = 0.0 * energy
         return energy, forces.detach() * (self.scale * self.force_factor).to(forces.dtype)
 
     def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,10 @@ def driver_of(force: "openmm.Force") -> str | None:
     return None
 
 
+# How the name of a force ends whose neighbour lists have a fixed length, whatever drives it.
+FIXED_LISTS = ", neighbour lists of fixed length"
+
+
 def uses_cuda_graphs(force: "openmm.Force") -> bool:
     """Whether a force asks for CUDA graphs, where it runs on CUDA."""
     if driver_of(force) != "torchforce":

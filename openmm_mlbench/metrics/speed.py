@@ -55,8 +55,36 @@ def compute_speed(steps_per_second: float, timestep_fs: float, n_atoms: int) -> 
     )
 
 
+def context_speeds(
+    steps_per_second: Sequence[float | None], batches: Sequence[Sequence[int] | None]
+) -> list[float | None]:
+    """Steps per second of each Context: those of replicas that shared one are steps of all of them together.
+
+    Args:
+        steps_per_second: one for each replica, its own steps; None where it was not written down.
+        batches: for each replica the numbers of those that shared its Context, itself among them; None: it
+            had its own.
+
+    Returns:
+        One speed for each Context, comparable between runs that were batched and runs that were not.
+    """
+    speeds: list[float | None] = []
+    shared: dict[tuple[int, ...], list[float]] = {}
+    for speed, batch in zip(steps_per_second, batches, strict=True):
+        if batch is None or len(batch) < 2:
+            speeds.append(speed)
+        elif speed is not None and speed > 0:
+            # One that was frozen out early knows only how fast it was until then.
+            shared.setdefault(tuple(sorted(batch)), []).append(float(speed) * len(batch))
+    return speeds + [sum(found) / len(found) for found in shared.values()]
+
+
 def speed_results(
-    steps_per_second: Sequence[float | None], timestep_fs: float, n_atoms: int, platform: str = ""
+    steps_per_second: Sequence[float | None],
+    timestep_fs: float,
+    n_atoms: int,
+    platform: str = "",
+    sharing: int = 1,
 ) -> list[Result]:
     """``steps_per_second``, ``ns_per_day`` and ``s_per_million_atom_steps``, means over replicas.
 
@@ -64,16 +92,18 @@ def speed_results(
     run on this machine and are no benchmark of the model.
 
     Args:
-        steps_per_second: one for each replica; None where it was not written down.
+        steps_per_second: one for each Context, see :func:`context_speeds`; None where it was not written down.
         timestep_fs: time step, fs.
         n_atoms: atoms of the system.
         platform: OpenMM platform, for the note.
+        sharing: largest number of replicas in a Context, for the note.
     """
     speeds = [
         None if speed is None or speed <= 0 else compute_speed(float(speed), timestep_fs, n_atoms)
         for speed in steps_per_second
     ]
     where = f"platform {platform}" if platform else ""
+    together = f"{sharing} replicas in one Context, their steps added" if sharing > 1 else ""
     units = {
         "steps_per_second": ("1/s", ""),
         "ns_per_day": ("ns/day", f"time step {timestep_fs:g} fs"),
@@ -91,6 +121,7 @@ def speed_results(
                 "one run has no standard error" if sum(s is not None for s in speeds) == 1 else "",
                 note,
                 where,
+                together,
             ),
         )
         for name, (unit, note) in units.items()

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from openmm_mlbench.forces.drivers import uses_cuda_graphs
+from openmm_mlbench.forces.drivers import FIXED_LISTS
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.monitor import Stop
 
@@ -42,9 +42,7 @@ def start_of_lists(protocol: Protocol, provider: Any, positions_nm: NDArray[Any]
 
 def has_fixed_lists(system: Any) -> bool:
     """Whether a force of this System has neighbour lists of fixed length."""
-    return any(
-        force.usesPeriodicBoundaryConditions() and uses_cuda_graphs(force) for force in system.getForces()
-    )
+    return any(force.getName().endswith(FIXED_LISTS) for force in system.getForces())
 
 
 def line_of(replica: str, stop: Stop, from_ps: float) -> str:
