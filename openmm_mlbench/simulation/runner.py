@@ -140,8 +140,6 @@ def run_protocol(
             platform, system, threads, precision, jobs=jobs, engine=getattr(provider, "engine", None)
         ),
     )
-    if note is not None:
-        note(plan.platform.line)
     out = Path(out)
     bias = _plan_bias(protocol, metadynamics, walkers, out if resume else None)
     if bias is not None and bias.walkers == "shared" and not 2 <= n_replicas <= jobs:
@@ -151,6 +149,8 @@ def run_protocol(
         )
     plan = dataclasses.replace(plan, bias=bias)
     make_folder(out, resume=resume, overwrite=overwrite)
+    if note is not None:
+        note(plan.platform.line)
     tasks = _tasks(out, plan, provider, topology, resume=resume)
     tasks = [task for task in tasks if only is None or task.replica in only]
     batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=note)
