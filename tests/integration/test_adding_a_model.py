@@ -37,7 +37,9 @@ main()
 
 def block(mark):
     """The code after a mark of the page."""
-    (code,) = re.findall(rf"<!-- {re.escape(mark)} -->\n```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (code,) = re.findall(
+        rf"<!-- {re.escape(mark)} -->\n```(?:python|yaml)\n(.*?)```", PAGE.read_text(), re.DOTALL
+    )
     return code
 
 

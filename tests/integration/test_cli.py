@@ -394,7 +394,9 @@ def test_label_sets(capsys, tmp_path):
 
 def test_a_file_without_a_split_or_with_a_name_of_ours(capsys, npz, tmp_path):
     out = ("-o", tmp_path / "out")
-    assert "has no default split; give --size, or --train-frames" in fail(capsys, "train", "schnet", npz, *out)
+    assert "has no default split; give --size, or --train-frames" in fail(
+        capsys, "train", "schnet", npz, *out
+    )
     write_npz(dataclasses.replace(read_npz(npz), name="ethanol"), tmp_path / "x.npz")
     line = fail(capsys, "train", "schnet", tmp_path / "x.npz", *out, "--train-frames", 20)
     assert "calls itself ethanol, which is the name of a data set of this package" in line

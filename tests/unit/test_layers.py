@@ -23,7 +23,17 @@ ORDER = [
         "selections",
     ),
     *("references", "generation", "run_folder", "measuring", "measure", "analysis"),
-    *("report", "workflow", "speed", "listings", "protocol_template", "doctor", "campaign", "cli", "__main__"),
+    *(
+        "report",
+        "workflow",
+        "speed",
+        "listings",
+        "protocol_template",
+        "doctor",
+        "campaign",
+        "cli",
+        "__main__",
+    ),
 ]
 MEASURING = set(ORDER[ORDER.index("trajectory") : ORDER.index("workflow")])
 MAKING = {"models", "training", "export", "forces", "potential", "simulation"}
