@@ -15,6 +15,7 @@ from typing import Any
 
 from openmm_mlbench.campaign.local import find_gpus, n_cores
 from openmm_mlbench.campaign.plan import Cluster
+from openmm_mlbench.campaign.scheduling import take_all
 from openmm_mlbench.campaign.task import DIED, Outcome, run_task
 from openmm_mlbench.errors import CampaignError, DependencyError
 
@@ -156,13 +157,7 @@ class DaskBackend:
 
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
         """Key and Outcome of jobs that have ended."""
-        found = []
-        try:
-            found.append(self._ended.get(timeout=timeout_s))
-            while True:
-                found.append(self._ended.get_nowait())
-        except queue.Empty:
-            pass
+        found = take_all(self._ended, timeout_s)
         outcomes = []
         for key, future in found:
             self._futures.pop(key, None)

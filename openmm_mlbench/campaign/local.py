@@ -7,6 +7,7 @@ import subprocess
 import threading
 from typing import Any
 
+from openmm_mlbench.campaign.scheduling import take_all
 from openmm_mlbench.campaign.task import DIED, Outcome, close_idle, run_task
 
 
@@ -55,13 +56,7 @@ class LocalBackend:
 
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
         """Key and Outcome of jobs that have ended."""
-        found = []
-        try:
-            found.append(self._ended.get(timeout=timeout_s))
-            while True:
-                found.append(self._ended.get_nowait())
-        except queue.Empty:
-            pass
+        found = take_all(self._ended, timeout_s)
         for place, _, _ in found:
             self._free.append(place)
         return [(key, outcome) for _, key, outcome in found]

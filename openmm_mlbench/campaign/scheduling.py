@@ -1,11 +1,12 @@
 """Which job runs when: by what is done, what failed and what the ledger knows."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from openmm_mlbench.campaign.jobs import KINDS, Job, Matrix, digests_before, identify
 from openmm_mlbench.campaign.lease import latest
@@ -24,8 +25,20 @@ from openmm_mlbench.errors import MLBenchError
 
 WAITING, READY, RUNNING, BLOCKED = "waiting", "ready", "running", "blocked"
 ENDED = (DONE, FAILED, BLOCKED, STOPPED)
+T = TypeVar("T")
 _BUSY_PAUSE_S = 10.0
 _POLL_S = 0.5
+
+
+def take_all(ended: "queue.Queue[T]", timeout_s: float) -> list[T]:
+    """All that a queue holds, waiting for a first one for so long."""
+    found: list[T] = []
+    try:
+        found.append(ended.get(timeout=timeout_s))
+        while True:
+            found.append(ended.get_nowait())
+    except queue.Empty:
+        return found
 
 
 class Backend(Protocol):

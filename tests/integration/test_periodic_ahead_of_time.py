@@ -34,7 +34,7 @@ def assert_same(found, wanted, tolerance=1e-5):
     size = float(wanted[1].abs().max())
     assert size > 1.0
     assert float((found[1] - wanted[1]).abs().max()) < tolerance * size
-    assert float(found[0]) == pytest.approx(float(wanted[0]), rel=tolerance)
+    assert float(found[0]) == pytest.approx(float(wanted[0]), rel=min(tolerance, 1e-7))
 
 
 @DTYPES
