@@ -40,6 +40,7 @@ class Checkpoint:
         timed_seconds: time they took.
         recent: the monitor's recent frames.
         ahead_steps: how many steps beyond ``step``, that of the last frame, its Context stands.
+        scheduled: whether the protocol wants one here; one of an interruption goes when the next is written.
     """
 
     step: int
@@ -52,6 +53,7 @@ class Checkpoint:
     timed_seconds: float
     recent: list[dict[str, Any]] = field(default_factory=list)
     ahead_steps: int = 0
+    scheduled: bool = True
 
     @property
     def stem(self) -> str:
@@ -80,7 +82,9 @@ def state_xml(context: Any) -> str:
 
 
 def save_checkpoint(folder: Path, contents: dict[str, bytes], **known: Any) -> Checkpoint:
-    """Write a checkpoint; the one before is kept, older ones are removed.
+    """Write a checkpoint; the scheduled one before it is kept, others are removed.
+
+    So a run that was stopped and went on leaves the files of one that was not.
 
     Args:
         folder: of the replica.
@@ -93,7 +97,7 @@ def save_checkpoint(folder: Path, contents: dict[str, bytes], **known: Any) -> C
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(content)
         checkpoint.sha256[name] = hashlib.sha256(content).hexdigest()
-    earlier = [item for item in read_checkpoints(folder) if item.step < checkpoint.step]
+    earlier = [item for item in read_checkpoints(folder) if item.step < checkpoint.step and item.scheduled]
     kept = [checkpoint, *earlier][:_KEPT]
     _write_index(folder, kept)
     remove_unnamed(folder, kept)

@@ -247,6 +247,7 @@ class Logbook:
             timed_steps=self.timed_steps,
             timed_seconds=self.timed_seconds,
             recent=self.monitor.rows(),
+            scheduled=self.is_due,
         )
         self.write_status("running")
 

@@ -229,7 +229,9 @@ def test_killed_before_every_seventh_file_operation(tmp_path):
     assert operations(tmp_path, range(3, 10**6, 7)) > 40
 
 
-def test_interrupted_and_extended(tmp_path):
+def test_interrupted_and_extended(tmp_path, monkeypatch):
+    # However fast the machine, every frame is told.
+    monkeypatch.setattr("openmm_mlbench.simulation.logbook._NOTIFY_INTERVAL_S", -1.0)
     with pytest.raises(RunInterrupted):
         run(tmp_path / "run", note=None, progress=_interrupt_at(1.2))
     assert {read_status(tmp_path / "run" / f"replica-{k}").state for k in range(N)} == {"interrupted"}
@@ -237,6 +239,21 @@ def test_interrupted_and_extended(tmp_path):
     statuses = run(tmp_path / "run", resume=True, batch_replicas="auto")
     assert {status.state for status in statuses} == {"finished"}
     run(tmp_path / "whole")
+    killing.assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("batched", ["on", "off"])
+def test_where_it_was_stopped_leaves_no_trace(batched, tmp_path, monkeypatch):
+    """The checkpoint of the interruption, between those of the schedule, goes when the next is written."""
+    monkeypatch.setattr("openmm_mlbench.simulation.logbook._NOTIFY_INTERVAL_S", -1.0)
+    options = {"length_ps": 1.5, "batch_replicas": batched, "replicas": 2}
+    with pytest.raises(RunInterrupted):
+        run(tmp_path / "run", note=None, progress=_interrupt_at(1.2), **options)
+    index = json.loads((tmp_path / "run" / "replica-0" / "checkpoint.json").read_text())["checkpoints"]
+    assert [item["scheduled"] for item in index] == [False, True]
+    assert 1.2 <= index[0]["time_ps"] < 1.5
+    run(tmp_path / "run", resume=True, **options)
+    run(tmp_path / "whole", **options)
     killing.assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

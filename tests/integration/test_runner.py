@@ -326,7 +326,10 @@ def test_an_interrupted_run_says_how_to_go_on(jobs, number, tmp_path):
         )
 
 
-def test_interrupted_statuses_come_with_the_error(tmp_path):
+def test_interrupted_statuses_come_with_the_error(tmp_path, monkeypatch):
+    # However fast the machine, every frame is told.
+    monkeypatch.setattr("openmm_mlbench.simulation.logbook._NOTIFY_INTERVAL_S", -1.0)
+
     def interrupt(update):
         if update.replica == 1 and update.state == "running":
             signal.raise_signal(signal.SIGINT)
