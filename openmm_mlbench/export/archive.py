@@ -123,7 +123,24 @@ def _write(module: torch.jit.ScriptModule, card: Card, path: str | Path) -> None
     buffer = io.BytesIO()
     torch.jit.save(module, buffer, _extra_files={CARD_FILE: card.to_json()})
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(_without_sources(buffer))
+
+
+def _without_sources(archive: io.BytesIO) -> bytes:
+    """The archive without the records that say where on this machine each line of its code came from."""
+    archive.seek(0)
+    # torch has no public way to write an archive record by record.
+    reader = torch._C.PyTorchFileReader(archive)  # noqa: SLF001
+    content = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(content)  # noqa: SLF001
+    writer.set_min_version(int(reader.get_record("version")))
+    for name in reader.get_all_records():
+        # The last three are the writer's own.
+        if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
+            record = reader.get_record(name)
+            writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return content.getvalue()
 
 
 def read_card(path: str | Path) -> Card:

@@ -1,14 +1,17 @@
 """Archives and their cards: what was written is read, what is damaged is refused, nothing is run."""
 
 import dataclasses
+import io
 import json
 import zipfile
+from pathlib import Path
 
 import fresh_models
 import numpy as np
 import pytest
 import torch
 
+import openmm_mlbench
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.archive import (
     LARGEST_CARD,
@@ -69,6 +72,21 @@ def test_weights_come_back_as_they_were(path):
     positions = torch.as_tensor(fresh_models.ethanol_positions_nm())
     for one, other in zip(archive.load_eager()(positions), archive.load_script()(positions), strict=True):
         np.testing.assert_allclose(one.detach(), other.detach(), rtol=1e-6, atol=1e-3)
+
+
+def test_an_archive_does_not_tell_where_it_was_made(path):
+    """Records of sources and lines hold absolute paths; all that is needed to run is there."""
+    with zipfile.ZipFile(path) as archive:
+        assert not any(name.endswith(".debug_pkl") for name in archive.namelist())
+        root = str(Path(openmm_mlbench.__file__).parents[1]).encode()
+        assert not any(root in archive.read(name) for name in archive.namelist())
+    original = io.BytesIO()
+    script = torch.jit.load(str(path))
+    torch.jit.save(script, original)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(original) as plain:
+        (version,) = (archive.read(name) for name in archive.namelist() if name.endswith("/version"))
+        (expected,) = (plain.read(name) for name in plain.namelist() if name.endswith("/version"))
+    assert version == expected
 
 
 def test_the_id_of_a_file_is_its_path(path):
