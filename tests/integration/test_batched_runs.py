@@ -189,14 +189,17 @@ def test_killed_at_random_moments(name, breaks, tmp_path):
     go = begin(name, breaks=breaks)
     go(tmp_path / "whole")
     total = killing.bytes_written(tmp_path / "whole")
-    out = tmp_path / "run"
-    codes = []
-    for moment in np.sort(np.random.default_rng().uniform(0.05, 0.95, 3)) * total:
+    moments = np.sort(np.random.default_rng().uniform(0.05, 0.95, 3)) * total
+    for out in killing.attempts(tmp_path):
+        codes = []
+        for moment in moments:
 
-        def due(moment=moment):
-            return killing.bytes_written(out) >= moment
+            def due(out=out, moment=moment):
+                return killing.bytes_written(out) >= moment
 
-        codes.append(killing.in_child(lambda: go(out, resume=True), kill_when=due))
+            codes.append(killing.in_child(lambda out=out: go(out, resume=True), kill_when=due))
+        if -9 in codes:
+            break
     statuses = go(out, resume=True)
     assert -9 in codes
     assert {status.resume for status in statuses} <= {"none", "exact"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import fresh_models
 import pytest
 import torch
-from killing import assert_same_run
+from killing import Hold, assert_same_run
 
 from openmm_mlbench.campaign.jobs import REPORT
 from openmm_mlbench.campaign.lease import Lease, latest
@@ -114,7 +114,7 @@ def metrics_of(run):
     return metrics
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=300.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()
@@ -124,13 +124,17 @@ def wait_for(condition, seconds=60.0):
     raise AssertionError("nothing of the kind happened")
 
 
-def simulating(results, replica):
-    """Process id of the job of a replica that is between its third frame and its last but three."""
-    logs = list(results.glob(f"runs/own/schnet/*/replica-{replica}/log.csv"))
-    if not logs or not 4 <= logs[0].read_bytes().count(b"\n") <= 10:
-        return None
+def hold_replica(folder, replica):
+    """Holds the job of a replica before its third checkpoint, in the middle of the run."""
+    return Hold(folder / "hold", f"replica-{replica}/checkpoint.json", 3)
+
+
+def held_job(hold, results, replica, campaign=None):
+    """Process id of the job, which holds the lease of its replica."""
+    job = hold.wait(campaign)
     _, holder = latest(lease_path(results, f"{KEY}/replica-{replica}"))
-    return holder.process.pid
+    assert holder.process.pid == job
+    return job
 
 
 def parent_of(pid):
@@ -195,8 +199,11 @@ def test_a_dask_worker_is_killed_and_every_file_is_that_of_an_undisturbed_campai
     """Three workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
     results = tmp_path / "results"
     options = ("--cluster", "local", "--workers", 3, "--dashboard-port", 0)
-    campaign = command("run", folder / "campaign.yaml", "-o", results, *options)
-    job = wait_for(lambda: simulating(results, 1))
+    hold = hold_replica(tmp_path, 1)
+    campaign = command(
+        "run", folder / "campaign.yaml", "-o", results, *options, env=os.environ | hold.variables
+    )
+    job = held_job(hold, results, 1, campaign)
     worker = parent_of(job)
     assert worker != campaign.pid
     os.kill(worker, signal.SIGKILL)
@@ -214,6 +221,7 @@ def test_workers_of_somebody_elses_scheduler(folder, undisturbed, tmp_path):
     results, port = tmp_path / "results", free_port()
     address = f"tcp://127.0.0.1:{port}"
     dask = [sys.executable, "-m", "dask"]
+    hold = hold_replica(tmp_path, 1)
     started = [
         subprocess.Popen(
             [
@@ -234,15 +242,17 @@ def test_workers_of_somebody_elses_scheduler(folder, undisturbed, tmp_path):
             [*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"],
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
+            env=os.environ | hold.variables,
         )
         for _ in range(3)
     ]
     try:
         campaign = command("run", folder / "campaign.yaml", "-o", results, "--scheduler", address)
-        job = wait_for(lambda: simulating(results, 1), seconds=120)
+        job = held_job(hold, results, 1, campaign)
         worker = parent_of(job)
         assert worker in [process.pid for process in started]
         os.kill(worker, signal.SIGKILL)
+        hold.let_go()
         finish(campaign)
     finally:
         for process in started:
@@ -320,7 +330,7 @@ def test_a_result_that_was_changed_by_hand_is_not_taken_for_its_own(folder, undi
 
 def test_of_two_campaigns_in_one_folder_the_second_gets_one_line(folder, tmp_path):
     results, long = tmp_path / "results", folder / "long.yaml"
-    long.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 50"))
+    long.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 10000"))
     first = command("run", long, "-o", results, "--workers", 1)
     wait_for(lambda: list(results.glob("runs/own/schnet/*/replica-0/checkpoint.json")))
     _, said = finish(command("run", long, "-o", results), 2)
@@ -332,15 +342,19 @@ def test_of_two_campaigns_in_one_folder_the_second_gets_one_line(folder, tmp_pat
     assert "stopped with 0 of 5 jobs done; the same command goes on" in said
     status = json.loads((run_folder(results) / "replica-0" / "status.json").read_text())
     assert status["state"] == "interrupted"
-    assert 0.1 < status["time_ps"] < 50
+    assert 0.1 < status["time_ps"] < 10000
 
 
 def test_a_campaign_that_was_killed_goes_on(folder, undisturbed, tmp_path):
     results = tmp_path / "results"
-    first = command("run", folder / "campaign.yaml", "-o", results, "--workers", 2)
-    wait_for(lambda: simulating(results, 1))
+    hold = hold_replica(tmp_path, 1)
+    first = command(
+        "run", folder / "campaign.yaml", "-o", results, "--workers", 2, env=os.environ | hold.variables
+    )
+    held_job(hold, results, 1, first)
     first.kill()
     first.communicate()
+    hold.let_go()
     # Its jobs may still be writing their last frames: the leases hold the successors up.
     finish(command("run", folder / "campaign.yaml", "-o", results, "--workers", 2))
     assert_same_results(results, undisturbed)
@@ -356,8 +370,12 @@ def test_a_bad_model_costs_the_good_one_nothing(folder, undisturbed, tmp_path):
             "models: [collapsing.pt, {model: schnet, name: lost, train: {train_frames: 999999}}, ",
         )
     )
-    campaign = command("run", folder / "mixed.yaml", "-o", results, "--workers", 2)
-    job = wait_for(lambda: simulating(results, 0))
+    run = run_folder(undisturbed).relative_to(undisturbed)
+    hold = Hold(tmp_path / "hold", f"{run}/replica-0/checkpoint.json", 3)
+    campaign = command(
+        "run", folder / "mixed.yaml", "-o", results, "--workers", 2, env=os.environ | hold.variables
+    )
+    job = held_job(hold, results, 0, campaign)
     os.kill(job, signal.SIGKILL)
     out, said = finish(campaign, 1)
     assert_same_results(results, undisturbed)
@@ -423,16 +441,20 @@ def test_from_data_to_report_with_training(folder, tmp_path):
 
 def test_a_training_that_was_killed_goes_on(folder, tmp_path):
     """The same weights, and an archive that says the same."""
-    text = TRAINED.replace("epochs: 2", "epochs: 25")
+    text = TRAINED.replace("epochs: 2", "epochs: 6")
     (folder / "killed.yaml").write_text(text)
     results = tmp_path / "killed" / "results"
-    first = command("run", folder / "killed.yaml", "-o", results)
-    log = wait_for(lambda: list(results.glob("train/ethanol-gfn2/deeppot-se/*/log.csv")))[0]
+    # Before the fourth epoch is logged; the checkpoint is of the first.
+    hold = Hold(tmp_path / "hold", "/log.csv", 4)
+    first = command("run", folder / "killed.yaml", "-o", results, env=os.environ | hold.variables)
+    job = hold.wait(first)
     first.kill()
     _, holder = latest(lease_path(results, "train/ethanol-gfn2/deeppot-se/seed-3"))
-    os.kill(holder.process.pid, signal.SIGKILL)
+    assert holder.process.pid == job
+    os.kill(job, signal.SIGKILL)
     first.communicate()
-    n_epochs = len(log.read_text().splitlines()) - 1
+    (log,) = results.glob("train/ethanol-gfn2/deeppot-se/*/log.csv")
+    assert len(log.read_text().splitlines()) == 1 + 3
     for place in (results, tmp_path / "unbroken" / "results"):
         schedule = run_campaign(folder / "killed.yaml", place, say=lambda _: None)
         assert all(state.state == "done" for state in schedule.states.values())
@@ -443,7 +465,6 @@ def test_a_training_that_was_killed_goes_on(folder, tmp_path):
         card = json.loads(read_card(archive).to_json())
         del card["training"]["minutes"], card["training"]["command"]
         cards.append(card)
-    assert n_epochs < 25
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert cards[0] == cards[1]
@@ -463,16 +484,20 @@ def test_stopping_is_no_failure(folder):
     assert folder.is_dir()
 
 
-def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path):
+def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path, monkeypatch):
     """As after a long pause of its machine, when another campaign has taken its lease."""
     results = tmp_path / "results"
+    hold = hold_replica(tmp_path, 0)
+    for name, value in hold.variables.items():
+        monkeypatch.setenv(name, value)
     campaign = threading.Thread(target=lambda: said.append(refusal(folder / "campaign.yaml", results)))
     said = []
     campaign.start()
-    wait_for(lambda: simulating(results, 0))
+    held_job(hold, results, 0)
     successor = Lease(results / ".leases" / "campaign")
     assert successor._take(2)
     campaign.join(timeout=60)
+    hold.let_go()
     assert "another campaign has taken over there" in said[0]
     # What runs is the successor's now: nobody was told to stop.
     assert not (results / ".leases" / "stop").exists()

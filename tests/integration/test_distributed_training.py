@@ -99,7 +99,7 @@ def test_torchrun_limits_of_time_and_resuming(tmp_path):
         "--recipe",
         str(recipe),
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611",
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                "-m", "openmm_mlbench", *arguments, "--minutes", "1e-9"]  # fmt: skip
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert answer.returncode == 0, answer.stderr
