@@ -316,11 +316,13 @@ def test_what_cannot_share_a_context_is_refused_in_one_line(options, obstacle, t
     with pytest.raises(SimulationError, match=obstacle) as caught:
         run(tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_mode_is_named(tmp_path):
     with pytest.raises(SimulationError, match="batch_replicas is 'maybe'; use auto, on or off"):
         run(tmp_path / "run", batch_replicas="maybe")
+    assert not (tmp_path / "run").exists()
 
 
 def test_auto_decides_by_a_timing_and_says_so(tmp_path):

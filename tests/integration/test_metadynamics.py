@@ -167,10 +167,7 @@ def test_plumed_goes_on_without_loss(tmp_path):
     assert [status.state for status in statuses] == ["finished", "finished"]
     for replica in range(2):
         for name in ("HILLS", "COLVAR"):
-            one, two = (
-                read_plumed(path / f"replica-{replica}" / name)
-                for path in (out, tmp_path / "whole")
-            )
+            one, two = (read_plumed(path / f"replica-{replica}" / name) for path in (out, tmp_path / "whole"))
             assert one["time"].tolist() == two["time"].tolist()
             same = one["time"] <= 0.5
             np.testing.assert_allclose(one.rows[same], two.rows[same], atol=1e-6)
