@@ -72,7 +72,8 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path, model, changes):
     _, two = read_log(tmp_path / "2")
     assert one.shape == two.shape == (3, len(names))
     np.testing.assert_allclose(one, two, rtol=TOLERANCE)
-    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == ["best.pt", "last.pt", "log.csv"]
+    files = [".lock", "best.pt", "last.pt", "log.csv"]
+    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == files
     first, second = (load_checkpoint(tmp_path / n / "last.pt") for n in "12")
     np.testing.assert_allclose(first["step_losses"], second["step_losses"], rtol=TOLERANCE)
     assert "2 processes" in json.loads(second["provenance"])["machine"]
