@@ -31,7 +31,7 @@ KEY = "simulate/own/schnet/seed-0"
 TEXT = """\
 models: [{model: ethanol-gfn2/schnet, name: schnet}]
 systems: [{dataset: ethanol-gfn2, protocol: own.xml, name: own}]
-simulate: {length_ps: 0.6, replicas: 3, platform: Reference}
+simulate: {length_ps: 0.6, replicas: 2, platform: Reference}
 check: false
 """
 
@@ -148,8 +148,8 @@ def records(results, key):
 def test_from_the_file_to_the_page(folder, undisturbed):
     campaign, schedule = plan_campaign(folder / "campaign.yaml", undisturbed)
     assert all(state.state == "done" for state in schedule.states.values())
-    assert len(schedule.states) == 5
-    for replica in range(3):
+    assert len(schedule.states) == 4
+    for replica in range(2):
         (record,) = records(undisturbed, f"{KEY}/replica-{replica}")
         assert record.facts["states"] == ["finished"]
         assert record.facts["time_ps"] == [0.6]
@@ -158,7 +158,7 @@ def test_from_the_file_to_the_page(folder, undisturbed):
             str((run_folder(undisturbed) / f"replica-{replica}" / name).relative_to(undisturbed))
             for name in ("status.json", "trajectory.dcd", "log.csv")
         }
-    # One record of the run, though three processes worked on it.
+    # One record of the run, though two processes worked on it.
     assert len(json.loads((run_folder(undisturbed) / "run.json").read_text())["sessions"]) == 1
     page = (undisturbed / "report.html").read_text()
     assert "ethanol-gfn2" in page
@@ -178,12 +178,12 @@ def test_dry_run_shows_what_is_done_and_writes_nothing(folder, undisturbed, caps
     before = state_of(undisturbed)
     main_without_exit("run", folder / "campaign.yaml", "-o", undisturbed, "--dry-run")
     shown = capsys.readouterr().out.splitlines()
-    assert shown[1].split()[:10] == ["schnet", "own", "-", "-", "-", "-", "-", "3", "done", "done"]
+    assert shown[1].split()[:10] == ["schnet", "own", "-", "-", "-", "-", "-", "2", "done", "done"]
     assert state_of(undisturbed) == before
     main_without_exit("run", folder / "campaign.yaml", "-o", folder / "nothing", "--dry-run")
     shown = capsys.readouterr()
-    assert "3 to do" in shown.out
-    assert "1.8 ps to simulate" in shown.err
+    assert "2 to do" in shown.out
+    assert "1.2 ps to simulate" in shown.err
     assert not (folder / "nothing").exists()
 
 
@@ -196,9 +196,9 @@ def main_without_exit(*arguments):
 def test_a_dask_worker_is_killed_and_every_file_is_that_of_an_undisturbed_campaign(
     folder, undisturbed, tmp_path
 ):
-    """Three workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
+    """Two workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
     results = tmp_path / "results"
-    options = ("--cluster", "local", "--workers", 3, "--dashboard-port", 0)
+    options = ("--cluster", "local", "--workers", 2, "--dashboard-port", 0)
     hold = hold_replica(tmp_path, 1)
     campaign = command(
         "run", folder / "campaign.yaml", "-o", results, *options, env=os.environ | hold.variables
@@ -289,7 +289,7 @@ def test_a_longer_campaign_redoes_only_what_hangs_on_the_length(folder, undistur
     longer.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 0.8"))
     _, schedule = plan_campaign(longer, results)
     assert [key for key, state in schedule.states.items() if state.state == "ready"] == [
-        f"{KEY}/replica-{i}" for i in range(3)
+        f"{KEY}/replica-{i}" for i in range(2)
     ]
     run_campaign(longer, results, Where(workers=2), say=lambda _: None)
     # The same trajectory, further (bytes 8 to 24 of a DCD file count its frames).
@@ -307,20 +307,20 @@ def test_a_longer_campaign_redoes_only_what_hangs_on_the_length(folder, undistur
 def test_a_result_that_was_changed_by_hand_is_not_taken_for_its_own(folder, undisturbed, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(undisturbed, results)
-    damaged = run_folder(results) / "replica-2" / "trajectory.dcd"
+    damaged = run_folder(results) / "replica-1" / "trajectory.dcd"
     content = bytearray(damaged.read_bytes())
     content[-10] ^= 1
     damaged.write_bytes(content)
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
-    state = schedule.states[f"{KEY}/replica-2"]
+    state = schedule.states[f"{KEY}/replica-1"]
     assert state.state == "failed"
-    assert "replica-2/trajectory.dcd: is not what was written" in state.reason
+    assert "replica-1/trajectory.dcd: is not what was written" in state.reason
     # No second try, no other job harmed, and the report is of the rest.
     assert state.failures == 1
     assert schedule.states[REPORT].state == "done"
     # Asked again it says so again.
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
-    assert "is not what was written" in schedule.states[f"{KEY}/replica-2"].reason
+    assert "is not what was written" in schedule.states[f"{KEY}/replica-1"].reason
     # Without the folder it is simulated again.
     shutil.rmtree(damaged.parent)
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
@@ -339,7 +339,7 @@ def test_of_two_campaigns_in_one_folder_the_second_gets_one_line(folder, tmp_pat
     # And the first is stopped: in order, with all that it had.
     first.send_signal(signal.SIGINT)
     _, said = finish(first, 2)
-    assert "stopped with 0 of 5 jobs done; the same command goes on" in said
+    assert "stopped with 0 of 4 jobs done; the same command goes on" in said
     status = json.loads((run_folder(results) / "replica-0" / "status.json").read_text())
     assert status["state"] == "interrupted"
     assert 0.1 < status["time_ps"] < 10000
