@@ -496,7 +496,7 @@ def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path, monkeypatch):
     held_job(hold, results, 0)
     successor = Lease(results / ".leases" / "campaign")
     assert successor._take(2)
-    campaign.join(timeout=60)
+    campaign.join(timeout=300)
     hold.let_go()
     assert "another campaign has taken over there" in said[0]
     # What runs is the successor's now: nobody was told to stop.

@@ -162,7 +162,7 @@ def test_a_process_that_dies_ends_all_with_one_line(tmp_path, rank):
         }
         assert sorted(ranks.values()) == [0, 1]
         os.kill(next(pid for pid in ranks if ranks[pid] == rank), signal.SIGKILL)
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 2

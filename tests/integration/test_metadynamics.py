@@ -110,7 +110,7 @@ def kill_at_random_moments(folder, n_kills, **options):
                     os.killpg(process.pid, signal.SIGKILL)
                     break
                 time.sleep(generator.uniform(0, 0.003))
-            process.wait(timeout=60)
+            process.wait(timeout=300)
             found = [read_status(out / f"replica-{i}") for i in range(2)]
             states += [item.state if item else "not begun" for item in found]
         if "running" in states:

@@ -79,7 +79,7 @@ def test_killed_at_random_moments(name, tmp_path):
                     process.send_signal(signal.SIGKILL)
                     break
                 time.sleep(generator.uniform(0, 0.003))
-            process.wait(timeout=60)
+            process.wait(timeout=300)
             status = [read_status(out / f"replica-{i}") for i in range(2)]
             killed_in += [item.state if item else "not begun" for item in status]
         if "running" in killed_in:

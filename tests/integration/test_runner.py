@@ -311,7 +311,7 @@ def test_an_interrupted_run_says_how_to_go_on(jobs, number, tmp_path):
         process.send_signal(number)
         complaint = process.stderr.read()
         process.stderr.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=300) == 1
     assert complaint.startswith(f"error: {out}: interrupted at ")
     assert complaint.endswith("of 10000 ps; the same command with --resume goes on\n")
     assert complaint.count("\n") == 1
@@ -358,7 +358,7 @@ def test_a_full_disk_gives_one_line_and_whole_files(jobs, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     process = start(tmp_path, out, jobs, length_ps, preexec_fn=limit_files)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=300)
     assert process.returncode == 1
     assert complaint.startswith(f"error: {out}/replica-")
     assert "free some space and go on from 10 ps with --resume" in complaint
@@ -390,7 +390,7 @@ def test_a_disk_that_is_full_at_once(limit, where, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     process = start(tmp_path, tmp_path / "run", 1, 3.0, preexec_fn=limit_files)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=300)
     assert process.returncode == 1
     assert complaint.startswith(f"error: {tmp_path / where}: cannot write at ")
     assert complaint.endswith("free some space and go on from 0 ps with --resume\n")
