@@ -404,18 +404,24 @@ TRAINED = """\
 models: [deeppot-se]
 systems: [{dataset: ethanol-gfn2, protocol: own.xml, name: own}]
 seeds: [3]
-train: {train_frames: 20, validation_frames: 5, test_frames: 5, epochs: 2, batch_size: 10}
+train: {train_frames: 20, validation_frames: 5, test_frames: 5, epochs: 6, batch_size: 10}
 simulate: {length_ps: 0.1, replicas: 1, platform: Reference}
 """
 
 
-def test_from_data_to_report_with_training(folder, tmp_path):
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Results of a campaign with a training, and how it ended."""
     (folder / "trained.yaml").write_text(TRAINED)
-    schedule = run_campaign(folder / "trained.yaml", tmp_path / "results", say=lambda _: None)
+    results = folder / "trained" / "results"
+    return results, run_campaign(folder / "trained.yaml", results, say=lambda _: None)
+
+
+def test_from_data_to_report_with_training(trained, tmp_path):
+    results, schedule = trained
     assert [(key.partition("/")[0], state.state) for key, state in schedule.states.items()] == [
         (kind, "done") for kind in ("data", "train", "export", "check", "simulate", "analyze", "report")
     ]
-    results = tmp_path / "results"
     (archive,) = (results / "models").rglob("*.pt")
     run = next((results / "runs").rglob("run.json")).parent
     record = json.loads((run / "run.json").read_text())
@@ -428,25 +434,28 @@ def test_from_data_to_report_with_training(folder, tmp_path):
     # The training that the card names, repeated: the same weights.
     (best,) = (results / "train").rglob("best.pt")
     recipe = json.loads(torch.load(best, weights_only=True)["recipe"])
-    assert (recipe["seed"], recipe["max_epochs"]) == (3, 2)
+    assert (recipe["seed"], recipe["max_epochs"]) == (3, 6)
 
     moved = tmp_path / "moved"
+    place = moved / run.relative_to(results)
     results.rename(moved)
-    shutil.rmtree(moved / "runs" / run.relative_to(results / "runs") / "metrics.json", ignore_errors=True)
-    main_without_exit("analyze", moved / run.relative_to(results))
-    metrics = json.loads((moved / run.relative_to(results) / "metrics.json").read_text())
+    try:
+        (place / "metrics.json").rename(tmp_path / "metrics.json")
+        main_without_exit("analyze", place)
+        metrics = json.loads((place / "metrics.json").read_text())
+        (tmp_path / "metrics.json").rename(place / "metrics.json")
+    finally:
+        moved.rename(results)
     force = next(m for m in metrics["measurements"] if m["observable"] == "force_mae")
     assert force["inputs"]["from"] == "test frames"
 
 
-def test_a_training_that_was_killed_goes_on(folder, tmp_path):
+def test_a_training_that_was_killed_goes_on(folder, trained, tmp_path):
     """The same weights, and an archive that says the same."""
-    text = TRAINED.replace("epochs: 2", "epochs: 6")
-    (folder / "killed.yaml").write_text(text)
-    results = tmp_path / "killed" / "results"
+    results = tmp_path / "results"
     # Before the fourth epoch is logged; the checkpoint is of the first.
     hold = Hold(tmp_path / "hold", "/log.csv", 4)
-    first = command("run", folder / "killed.yaml", "-o", results, env=os.environ | hold.variables)
+    first = command("run", folder / "trained.yaml", "-o", results, env=os.environ | hold.variables)
     job = hold.wait(first)
     first.kill()
     _, holder = latest(lease_path(results, "train/ethanol-gfn2/deeppot-se/seed-3"))
@@ -455,11 +464,10 @@ def test_a_training_that_was_killed_goes_on(folder, tmp_path):
     first.communicate()
     (log,) = results.glob("train/ethanol-gfn2/deeppot-se/*/log.csv")
     assert len(log.read_text().splitlines()) == 1 + 3
-    for place in (results, tmp_path / "unbroken" / "results"):
-        schedule = run_campaign(folder / "killed.yaml", place, say=lambda _: None)
-        assert all(state.state == "done" for state in schedule.states.values())
+    schedule = run_campaign(folder / "trained.yaml", results, say=lambda _: None)
+    assert all(state.state == "done" for state in schedule.states.values())
     weights, cards = [], []
-    for place in (results, tmp_path / "unbroken" / "results"):
+    for place in (results, trained[0]):
         (archive,) = (place / "models").rglob("*.pt")
         weights.append(torch.jit.load(archive).state_dict())
         card = json.loads(read_card(archive).to_json())
