@@ -150,14 +150,16 @@ def run_protocol(
         )
     plan = dataclasses.replace(plan, bias=bias)
     check_folder(out, resume=resume, overwrite=overwrite)
-    if note is not None:
-        note(plan.platform.line)
+    remarks = [plan.platform.line]
     tasks = _tasks(out, plan, provider, topology, resume=resume)
     tasks = [task for task in tasks if only is None or task.replica in only]
-    batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=note)
+    batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=remarks.append)
     plan = dataclasses.replace(plan, batching=batching)
-    # Nothing can be refused any more.
+    # Nothing is refused any more.
     make_folder(out)
+    if note is not None:
+        for remark in remarks:
+            note(remark)
     if only is not None:
         # Each replica has a lock of its own; that of the run is for its record.
         with locked(out, wait_s=_RECORD_WAIT_S):
