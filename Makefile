@@ -30,9 +30,10 @@ demo: $(VENV)/.installed
 	$(BIN)/openmm-mlbench demo -o demo
 	@echo "The report lies at $(CURDIR)/demo/report.html"
 
-# Two processes; a test file stays in one of them, so that what its tests share is made once.
+# Two processes; a test file stays in one of them, so that what its tests share is made once.  In the order of
+# collection, which has the long files of tests/integration first: xdist would begin with those of many tests.
 test: venv
-	$(BIN)/python -m pytest -m "not slow and not gpu and not peers" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not peers" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

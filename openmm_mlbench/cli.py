@@ -11,9 +11,9 @@ from typing import Annotated, Any, Self
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from openmm_mlbench import __version__
+from openmm_mlbench.console import four_digits, print_columns, print_table, say
 from openmm_mlbench.errors import MLBenchError
 from openmm_mlbench.measure import app as measure_app
 from openmm_mlbench.training.options import HELP as TRAIN_HELP
@@ -51,39 +51,12 @@ OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where to write.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if there is one.")]
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _refuse_to_replace(out: Path, overwrite: bool) -> None:
     """Before anything is computed: a file that is there stays, unless the user says otherwise."""
     from openmm_mlbench.errors import MLBenchError
 
     if out.exists() and not overwrite:
         raise MLBenchError(f"{out} exists; give another name, or --overwrite to replace it")
-
-
-def _print_table(columns: list[str], rows: list[list[str]]) -> None:
-    console = Console()
-    # A pipe has no width; rows must not be folded there.
-    if not console.is_terminal:
-        console = Console(width=10_000)
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _print_columns(columns: list[str], rows: list[list[str]], chosen: list[str]) -> None:
-    places = [columns.index(name) for name in chosen]
-    _print_table(chosen, [[row[place] for place in places] for row in rows])
-
-
-def _four_digits(value: float | None) -> str:
-    if value is None:
-        return "-"
-    # Never 1e+04 for the length of a run.
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _show_version(value: bool) -> None:
@@ -109,9 +82,9 @@ def systems() -> None:
 
     rows = system_rows()
     # Both fit a terminal.
-    _print_columns(SYSTEM_COLUMNS, rows, SYSTEM_COLUMNS[:6])
+    print_columns(SYSTEM_COLUMNS, rows, SYSTEM_COLUMNS[:6])
     print()
-    _print_columns(SYSTEM_COLUMNS, rows, ["data set", "what", "origin"])
+    print_columns(SYSTEM_COLUMNS, rows, ["data set", "what", "origin"])
 
 
 @app.command()
@@ -120,9 +93,9 @@ def models() -> None:
     from openmm_mlbench.listings import ARCHITECTURE_COLUMNS, MODEL_COLUMNS, architecture_rows, model_rows
     from openmm_mlbench.reference_potentials import REFERENCE_POTENTIALS, find_reference_potential
 
-    _print_table(ARCHITECTURE_COLUMNS, architecture_rows())
+    print_table(ARCHITECTURE_COLUMNS, architecture_rows())
     print()
-    _print_table(MODEL_COLUMNS, model_rows())
+    print_table(MODEL_COLUMNS, model_rows())
     print()
     potentials = []
     for name in REFERENCE_POTENTIALS:
@@ -131,7 +104,7 @@ def models() -> None:
             potentials.append([p.id, p.system, p.dataset or "-", p.summary])
         except MLBenchError as error:  # one that is broken does not hide the others
             potentials.append([name, "-", "-", str(error)])
-    _print_table(["reference potential", "system", "data set", "what"], potentials)
+    print_table(["reference potential", "system", "data set", "what"], potentials)
 
 
 @protocols_app.callback()
@@ -141,9 +114,9 @@ def protocols(context: typer.Context) -> None:
         from openmm_mlbench.listings import PROTOCOL_COLUMNS, protocol_rows
 
         rows, later = protocol_rows(), ("system", "steps", "frames / ps", "variants")
-        _print_columns(PROTOCOL_COLUMNS, rows, [column for column in PROTOCOL_COLUMNS if column not in later])
+        print_columns(PROTOCOL_COLUMNS, rows, [column for column in PROTOCOL_COLUMNS if column not in later])
         print()
-        _print_columns(PROTOCOL_COLUMNS, rows, ["protocol", *later])
+        print_columns(PROTOCOL_COLUMNS, rows, ["protocol", *later])
 
 
 @protocols_app.command("show")
@@ -162,7 +135,7 @@ def protocols_show(
         return
     from openmm_mlbench.listings import VARIANT_COLUMNS, variant_rows
 
-    _print_table(VARIANT_COLUMNS, variant_rows(protocol, variant))
+    print_table(VARIANT_COLUMNS, variant_rows(protocol, variant))
 
 
 @protocols_app.command("new")
@@ -196,7 +169,7 @@ def protocols_new(
         replicas=replicas,
     )
     for note in written.notes:
-        _say(note)
+        say(note)
     print(out)
 
 
@@ -222,7 +195,7 @@ def data_generate(
     from openmm_mlbench.generation import generate
 
     def progress(done: float, total: float) -> None:
-        _say(f"{done:.1f} of {total:g} ps")
+        say(f"{done:.1f} of {total:g} ps")
 
     written = generate(
         system,
@@ -257,7 +230,7 @@ def data_fetch(
     from openmm_mlbench.data import fetch
 
     if name is None:
-        _print_table(
+        print_table(
             ["name", "size / MB", "here", "data sets", "licence", "origin"],
             [
                 [
@@ -274,9 +247,9 @@ def data_fetch(
         return
     official = fetch.find_official(name)
     with _DownloadDisplay(official.filename) as display:
-        fetched = fetch.fetch(official, to, force=force, mirror=mirror, note=_say, progress=display)
+        fetched = fetch.fetch(official, to, force=force, mirror=mirror, note=say, progress=display)
     for line in (*fetched.notes, *fetch.how_to_read(official, fetched, to)):
-        _say(line)
+        say(line)
     for path in fetched.files:
         print(path)
 
@@ -342,7 +315,7 @@ def data_inspect(
         rows.append(["energy", f"{frames.energies.mean():.3f} +- {frames.energies.std():.3f} eV"])
     if frames.forces is not None:
         rows.append(["force RMS", f"{1000 * np.sqrt(np.mean(frames.forces**2)):.1f} meV/A"])
-    _print_table(["", source], rows)
+    print_table(["", source], rows)
 
 
 @data_app.command("reference")
@@ -443,7 +416,7 @@ def train(
         resume=resume,
         command=_command_line(context),
     )
-    line = train_as_requested(request, _say)
+    line = train_as_requested(request, say)
     if line is not None:
         print(line)
 
@@ -583,7 +556,7 @@ def import_(
         licence=licence,
         structure=structure,
         data=data,
-        note=_say,
+        note=say,
     )
     _print_check(imported.rows)
     card = imported.card
@@ -636,7 +609,7 @@ def check(
             platform=platform or "Reference",
             precision=precision,
             threads=threads,
-            note=_say,
+            note=say,
         )
     rows = check_archive(archive, numbers, positions, setup=setup)
     _print_check(rows)
@@ -645,7 +618,7 @@ def check(
 
 
 def _print_check(rows: list[Any]) -> None:
-    _print_table(
+    print_table(
         ["measured", "largest relative difference", "tolerance", ""],
         [
             [
@@ -702,7 +675,7 @@ def simulate(
         workflow.find_model(model, driver),
         out,
         data=data,
-        note=_say,
+        note=say,
         replicas=replicas,
         length_ps=length,
         platform=platform,
@@ -743,13 +716,13 @@ def analyze(
             [
                 r["name"] if len(metrics["modes"]) == 1 else f"{r['name']}, {measurement['mode']}",
                 r["status"],
-                *(_four_digits(r[k]) for k in ("value", "stderr", "floor")),
+                *(four_digits(r[k]) for k in ("value", "stderr", "floor")),
                 r["unit"],
             ]
             for measurement in metrics["measurements"]
             for r in measurement["results"]
         ]
-        _print_table([str(run), "status", "value", "stderr", "floor", "unit"], rows)
+        print_table([str(run), "status", "value", "stderr", "floor", "unit"], rows)
 
 
 @app.command()
@@ -790,14 +763,14 @@ def run(
     from openmm_mlbench.campaign import display, runner
 
     def show(schedule: Any) -> None:
-        _print_table(list(display.TABLE_COLUMNS), display.table_rows(schedule))
+        print_table(list(display.TABLE_COLUMNS), display.table_rows(schedule))
         for columns, rows in (
             (["collapsed", "after", "why"], display.collapse_rows(schedule)),
             (["job", "state", "why", "log"], display.failure_rows(schedule)),
         ):
             if rows:
                 print()
-                _print_table(columns, rows)
+                print_table(columns, rows)
 
     network = None
     if scheduler is not None or cluster is not None:
@@ -810,9 +783,9 @@ def run(
     if dry_run:
         _, schedule = runner.plan_campaign(campaign, out, where)
         show(schedule)
-        _say(display.estimate_text(schedule, workers or 1) or "nothing to simulate")
+        say(display.estimate_text(schedule, workers or 1) or "nothing to simulate")
         return
-    schedule = runner.run_campaign(campaign, out, where, say=_say)
+    schedule = runner.run_campaign(campaign, out, where, say=say)
     show(schedule)
     page = runner.report_path(schedule)
     if page is not None:
@@ -846,7 +819,7 @@ def demo(
     """The main job on the embedded default: two models, 2 runs of 5 ps each, one page."""
     from openmm_mlbench import workflow
 
-    print(workflow.demo(out, jobs=jobs, note=_say))
+    print(workflow.demo(out, jobs=jobs, note=say))
 
 
 @app.command("export-openmm")
@@ -870,7 +843,7 @@ def export_openmm(
     chosen = load_protocol(protocol, variant)
     start = start_of(chosen, potential, data)
     if start.note:
-        _say(start.note)
+        say(start.note)
     positions, box = start_configuration(start.frames, 0)
     print(write(chosen, potential, positions, out, length_ps=length, platform=platform, box_nm=box))
 
@@ -917,16 +890,16 @@ def speed(
             threads=threads,
             original=original,
             scaling=scaling,
-            note=_say,
+            note=say,
         )
         for name in asked
     ]
     # Too many columns for a terminal side by side.
     for entry in entries:
         cells = zip(tables.COLUMNS, tables.rows([entry])[0], strict=True)
-        _print_table(["", ""], [list(cell) for cell in cells])
+        print_table(["", ""], [list(cell) for cell in cells])
     for line in tables.notes(entries):
-        _say(line)
+        say(line)
     if out is not None:
         write_json(out, {"machine": machine(), "entries": entries})
         save_plot(entries, out.with_suffix(".png"))
@@ -939,9 +912,7 @@ def doctor() -> None:
     from openmm_mlbench.doctor import diagnose
 
     rows = diagnose()
-    _print_table(
-        ["", "found", ""], [[what, found, "ok" if fine else "PROBLEM"] for what, found, fine in rows]
-    )
+    print_table(["", "found", ""], [[what, found, "ok" if fine else "PROBLEM"] for what, found, fine in rows])
     if not all(fine for _, _, fine in rows):
         raise typer.Exit(1)
 

@@ -37,7 +37,11 @@ def diagnose() -> list[tuple[str, str, bool]]:
         from openmm_mlbench.export.compiled import compiled_folder, find_compiler
 
         rows.append(
-            ("C++ compiler", find_compiler() or "none: a PythonForce runs uncompiled, and slower", True)
+            (
+                "C++ compiler",
+                " ".join(find_compiler() or ()) or "none: a PythonForce runs uncompiled, and slower",
+                True,
+            )
         )
         rows.append(("compiled models", _stock(compiled_folder()), True))
 

@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from openmm_mlbench.errors import MLBenchError
+
+# In folders that one process at a time may write to.
+LOCK = ".lock"
 
 
 @contextmanager
@@ -81,3 +86,30 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file as a hexadecimal string."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, error_class: type[MLBenchError], wait_s: float = 0.0) -> Iterator[None]:
+    """Keep other writers out of a folder for as long as this process lives.
+
+    Args:
+        folder: to write in.
+        error_class: what is raised.
+        wait_s: how long to wait for another process.
+
+    Raises:
+        MLBenchError: of the given class; another process writes there.
+    """
+    lock = FileLock(folder / LOCK, timeout=wait_s)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise error_class(
+            f"{folder}: another process is writing there; wait for it or choose another folder"
+        ) from error
+    except OSError as error:
+        raise error_class(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from openmm_mlbench.console import print_table
 from openmm_mlbench.errors import MetricError
 
 if TYPE_CHECKING:
@@ -200,7 +201,6 @@ def _atoms(topology: "MeasuredTopology", select: str | None) -> Any:
 
 
 def _finish(measured: "Measured", json: Path | None, plot: Path | None) -> None:
-    from openmm_mlbench.cli import _print_table
     from openmm_mlbench.files import write_json
 
     measurement = measured.measurement
@@ -222,7 +222,7 @@ def _finish(measured: "Measured", json: Path | None, plot: Path | None) -> None:
         for result in measurement.results
     ]
     title = f"{measurement.observable}, {measurement.mode}"
-    _print_table([title, "status", "value", "stderr", "floor", "unit", "note"], rows)
+    print_table([title, "status", "value", "stderr", "floor", "unit", "note"], rows)
 
 
 def save_plot(measured: "Measured", path: Path) -> None:

@@ -548,8 +548,13 @@ def _start(
     """Positions of the chosen atoms and the box, nm, or None where there are no positions or no box."""
     if positions is None or box is None:
         return None, None
-    plain = positions.value_in_unit(unit.nanometer) if unit.is_quantity(positions) else positions
-    array = np.array(plain, dtype=float)
+    try:
+        plain = positions.value_in_unit(unit.nanometer) if unit.is_quantity(positions) else positions
+        array = np.array(plain, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise PotentialError(
+            f"positions cannot be read ({error}); give (n_atoms, 3) = ({n_atoms}, 3) numbers, in nm or as a quantity"
+        ) from error
     if array.shape != (n_atoms, 3) or not np.isfinite(array).all():
         raise PotentialError(
             f"positions have shape {array.shape} or are not finite; give (n_atoms, 3) = ({n_atoms}, 3), in nm or as a quantity"

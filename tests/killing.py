@@ -1,16 +1,19 @@
-"""Ending a run from outside at any moment, in a forked child: no clean-up code gets to run.
+"""Ending a run from outside at any moment: no clean-up code gets to run.
 
-Three ways to choose the moment: when a condition holds (random moments), at the n-th file
-operation (every moment between two of them), and in the middle of a write.
+Three ways to choose the moment in a forked child: when a condition holds (random moments), at the
+n-th file operation (every moment between two of them), and in the middle of a write.  A process
+that others start is held at a file operation, so that no machine is too fast to kill it in time.
 """
 
 import contextlib
+import json
 import os
 import resource
 import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 
 FILE_EVENTS = {"open", "os.rename", "os.truncate", "os.remove", "os.chmod", "os.mkdir"}
 
@@ -41,6 +44,46 @@ def in_child(work, *, kill_when=None, prepare=None):
             os.kill(child, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         time.sleep(0.0005)
+
+
+class Hold:
+    """The first process to come to a file operation waits just before it, until it is let go or killed.
+
+    Args:
+        folder: made for the signs that the processes give each other.
+        name: end of the path that is about to be opened or put in place.
+        number: how many times, from 1.
+
+    Attributes:
+        variables: environment of the processes among which it is.
+    """
+
+    def __init__(self, folder, name, number):
+        self.folder = folder
+        folder.mkdir()
+        paths = [str(Path(__file__).parent / "holding"), os.environ.get("PYTHONPATH", "")]
+        self.variables = {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "HOLD_AT": json.dumps({"name": name, "number": number, "folder": str(folder)}),
+        }
+
+    def wait(self, process=None, seconds=300.0):
+        """Id of the process, once it is held; ``process`` must not end before."""
+        held, end = self.folder / "held", time.monotonic() + seconds
+        while not (held.exists() and held.read_text()):
+            assert process is None or process.poll() is None, process.communicate()
+            assert time.monotonic() < end, "nobody came to the place"
+            time.sleep(0.01)
+        return int(held.read_text())
+
+    def let_go(self):
+        (self.folder / "open").touch()
+
+
+def attempts(folder):
+    """Folders for a run that is to be killed in time, which a machine that is busy elsewhere may miss."""
+    for number in range(20):
+        yield folder / f"run-{number}"
 
 
 def bytes_written(out, name="log.csv"):

@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import platform
+import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -62,9 +64,14 @@ class Compiled:
         return energy, torch.zeros_like(positions).index_copy_(0, self.atoms, selected)
 
 
-def find_compiler() -> str | None:
-    """The C++ compiler that Inductor would call, or None."""
-    return shutil.which(os.environ.get("CXX") or "g++")
+def find_compiler() -> tuple[str, ...] | None:
+    """The C++ compiler and its arguments, as CXX has them (``ccache g++``), or None where there is none."""
+    try:
+        words = shlex.split(os.environ.get("CXX") or "g++")
+    except ValueError:
+        return None
+    program = shutil.which(words[0]) if words else None
+    return None if program is None else (program, *words[1:])
 
 
 def compiled_folder() -> Path:
@@ -93,23 +100,31 @@ def compile_molecule(
     name = _key(archive.sha256, atomic_numbers.tolist(), device)
     path = folder / f"{name}.pt2"
     note = "compiled code from the cache"
-    if not path.is_file():
+    run, damage = _load_kept(path)
+    if run is None:
         compiler = find_compiler()
         if compiler is None:
-            raise ModelError(f"there is no C++ compiler ({os.environ.get('CXX') or 'g++'})")
+            raise ModelError(f"{damage}there is no C++ compiler ({os.environ.get('CXX') or 'g++'})")
         try:
             # Processes that want the same thing wait for the first.
             with filelock.FileLock(folder / f"{name}.lock", timeout=_PATIENCE_S):
-                if not path.is_file():
+                run, damage = _load_kept(path)
+                if run is None:
                     # Up to minutes without a sign would look like a fault.
-                    print(f"compiling {archive.id} for these atoms, once ...", file=sys.stderr, flush=True)
+                    print(
+                        f"{damage}compiling {archive.id} for these atoms, once ...",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    path.unlink(missing_ok=True)
                     started = time.monotonic()
                     _compile(archive, atomic_numbers, positions_nm.to(where), path, compiler)
+                    run = _load(path)
                     note = f"compiled in {time.monotonic() - started:.0f} s, kept in {folder}"
         except filelock.Timeout as error:
             raise ModelError(f"another process has been compiling {path} for {_PATIENCE_S:g} s") from error
         (folder / f"{name}.lock").unlink(missing_ok=True)
-    return Compiled(run=_load(path), atoms=atoms.to(where), device=where, note=note)
+    return Compiled(run=run, atoms=atoms.to(where), device=where, note=note)
 
 
 def _check_folder(folder: Path) -> None:
@@ -154,7 +169,7 @@ def _processor() -> str:
 
 
 def _compile(
-    archive: Archive, atomic_numbers: Tensor, positions_nm: Tensor, path: Path, compiler: str
+    archive: Archive, atomic_numbers: Tensor, positions_nm: Tensor, path: Path, compiler: tuple[str, ...]
 ) -> None:
     model = archive.load_eager().to(positions_nm.device)
     model.atomic_numbers = atomic_numbers.to(positions_nm.device)
@@ -180,7 +195,11 @@ def _compile(
                     package_path=package,
                     # A molecule is too small for threads, of the code and of the compiler.  Inductor read CXX
                     # when torch was imported; what was found now is what was promised.
-                    inductor_configs={"cpp.threads": 1, "compile_threads": 1, "cpp.cxx": (compiler,)},
+                    inductor_configs={
+                        "cpp.threads": 1,
+                        "compile_threads": 1,
+                        "cpp.cxx": (_one_word(compiler, Path(folder)),),
+                    },
                 )
         except Exception as error:  # whatever Inductor or the compiler raises
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -190,6 +209,28 @@ def _compile(
         shutil.copyfile(package, temporary)
 
 
+def _one_word(compiler: tuple[str, ...], folder: Path) -> str:
+    """A program to call without arguments, which Inductor cannot give; its name tells GCC from Clang."""
+    if len(compiler) == 1:
+        return compiler[0]
+    names = [Path(word).name for word in compiler]
+    name = next((name for name in names if re.search(r"\+\+|gcc|clang", name)), names[0])
+    script = folder / name
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(compiler)} "$@"\n', encoding="utf-8")
+    script.chmod(0o700)
+    return str(script)
+
+
+def _load_kept(path: Path) -> tuple[Callable[[list[Tensor]], list[Tensor]] | None, str]:
+    """What was compiled before; else None, and the beginning of a line if there is a file that is damaged."""
+    if not path.is_file():
+        return None, ""
+    try:
+        return _load(path), ""
+    except ModelError as error:
+        return None, f"{error}; "
+
+
 def _load(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
     from torch._inductor import aoti_load_package
 
@@ -197,10 +238,7 @@ def _load(path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
         with _quiet():
             model = aoti_load_package(str(path), run_single_threaded=True)
     except Exception as error:  # whatever the loader raises
-        path.unlink(missing_ok=True)
-        raise ModelError(
-            f"{path} could not be loaded and was removed ({type(error).__name__}); try again"
-        ) from error
+        raise ModelError(f"{path} could not be loaded ({type(error).__name__})") from error
     # Calling the model itself costs 40 us for the layout of arguments, which is one tensor here.
     run: Callable[[list[Tensor]], list[Tensor]] = model.loader.run
     return run

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from openmm_mlbench.report.collection import (
 )
 from openmm_mlbench.report.comparisons import OURS, STABILITY, Ranking, heading_of, rankings
 from openmm_mlbench.report.gallery import SECTIONS, Drawn, Gallery, missing_figures, system_of, title_of
+from openmm_mlbench.report.gaps import empty_section
 from openmm_mlbench.report.plain_tables import (
     PlainTable,
     board_table,
@@ -212,6 +214,7 @@ def render(collection: Collection, out: Path) -> tuple[str, list[Drawn], list[Pl
         modes=modes_of(runs),
         paper_stderr=paper.STDERR_TEXT if any(board.has_paper for board in boards) else "",
         sections=_sections(drawn),
+        empty=partial(_empty, runs),
         run_figures=_run_figures(drawn),
         collapse_figures={one.anchor: [one.name] for one in drawn if one.section == "collapse"},
         rankings=found,
@@ -306,12 +309,19 @@ def _swatches(palette: Palette, runs: Sequence[dict[str, Any]], boards: Sequence
 
 
 def _sections(drawn: Sequence[Drawn]) -> list[tuple[str, str, list[tuple[Drawn, str]]]]:
-    """Key, heading and figures with their markup; sections without figures are left out."""
+    """Key, heading and figures with their markup."""
     return [
         (key, heading, [(one, _markup(one)) for one in drawn if one.section == key])
         for key, heading in SECTIONS.items()
-        if any(one.section == key for one in drawn)
     ]
+
+
+def _empty(runs: Sequence[dict[str, Any]], key: str) -> tuple[str, str]:
+    """What an empty section says."""
+    first = runs[0]
+    dataset, system = str(first["run"]["dataset"]), system_of(first)
+    known = {model_key(metrics["run"]) for metrics in runs if str(metrics["run"]["dataset"]) == dataset}
+    return empty_section(key, _folders(runs), dataset, system, known)
 
 
 def _run_figures(drawn: Sequence[Drawn]) -> dict[str, list[tuple[Drawn, str]]]:
@@ -574,7 +584,7 @@ def _run_commands(metrics: dict[str, Any]) -> list[str]:
 def _commands(runs: Sequence[dict[str, Any]], out_name: str) -> str:
     """The command lines that make these numbers again, quoted for a shell."""
     lines = [_run_commands(metrics)[0] for metrics in runs]
-    folders = [metrics["run"].get("folder") or "run" for metrics in runs]
+    folders = _folders(runs)
     for mode in dict.fromkeys(map(_modes_word, runs)):
         alike = [
             folder for folder, metrics in zip(folders, runs, strict=True) if _modes_word(metrics) == mode
@@ -582,6 +592,10 @@ def _commands(runs: Sequence[dict[str, Any]], out_name: str) -> str:
         lines.append(shlex.join(["openmm-mlbench", "analyze", *alike, "--mode", mode]))
     lines.append(shlex.join(["openmm-mlbench", "report", *folders, "-o", out_name]))
     return "\n".join(lines)
+
+
+def _folders(runs: Sequence[dict[str, Any]]) -> list[str]:
+    return [metrics["run"].get("folder") or "run" for metrics in runs]
 
 
 def _simulate_words(run: dict[str, Any]) -> list[str]:

@@ -10,20 +10,17 @@ RUN/metrics.json    written by the analysis
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from openmm_mlbench import files
 from openmm_mlbench.errors import MLBenchError, SimulationError
-from openmm_mlbench.files import finite_or_none, read_json, write_json
+from openmm_mlbench.files import LOCK, finite_or_none, read_json, write_json
 
 RUN = "run.json"
 STATUS = "status.json"
-LOCK = ".lock"
 # Links to the HILLS of all walkers, under the names that PLUMED looks for.
 WALKERS = "walkers"
 FORMAT = "openmm-mlbench run"
@@ -129,54 +126,45 @@ def disk_error(folder: Path, error: OSError, when: str, resume_ps: float = 0.0) 
     )
 
 
-@contextmanager
-def locked(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Keep other writers out of a folder for as long as this process lives.
-
-    Args:
-        folder: to write in.
-        wait_s: how long to wait for another process.
+def locked(folder: Path, wait_s: float = 0.0) -> AbstractContextManager[None]:
+    """Keep other writers out of a folder of a run, as :func:`openmm_mlbench.files.locked` does.
 
     Raises:
         SimulationError: another process writes there.
     """
-    lock = FileLock(folder / LOCK, timeout=wait_s)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise SimulationError(
-            f"{folder}: another process is writing there; wait for it or choose another folder"
-        ) from error
-    except OSError as error:
-        raise SimulationError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return files.locked(folder, SimulationError, wait_s)
 
 
-def make_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Create the run's folder, or refuse one that holds something else.
+def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds something else; nothing is made.
 
     Raises:
         SimulationError: it holds a run and neither resume nor overwrite was asked for, or holds other things.
     """
     if resume and overwrite:
         raise SimulationError("resume and overwrite exclude each other; choose one")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SimulationError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
     if (out / RUN).is_file():
         if not (resume or overwrite):
             raise SimulationError(
                 f"{out}: holds a run already; use --resume to go on, --overwrite, or another folder"
             )
         read_run(out)
-    elif any(path.name != LOCK and not _TEMPORARY.fullmatch(path.name) for path in out.iterdir()):
+    elif out.is_dir() and any(
+        path.name != LOCK and not _TEMPORARY.fullmatch(path.name) for path in out.iterdir()
+    ):
         raise SimulationError(f"{out}: holds files but no {RUN}; choose an empty or new folder")
+
+
+def make_folder(out: Path) -> None:
+    """Create the run's folder.
+
+    Raises:
+        SimulationError: it cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SimulationError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
 
 
 def read_run(out: Path) -> dict[str, Any]:

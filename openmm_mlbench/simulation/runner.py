@@ -25,6 +25,7 @@ from openmm_mlbench.simulation.replica import run_replica
 from openmm_mlbench.simulation.run_folder import (
     RUN,
     ReplicaStatus,
+    check_folder,
     disk_error,
     locked,
     make_folder,
@@ -148,13 +149,17 @@ def run_protocol(
             "use at least 2 replicas and as many jobs"
         )
     plan = dataclasses.replace(plan, bias=bias)
-    make_folder(out, resume=resume, overwrite=overwrite)
-    if note is not None:
-        note(plan.platform.line)
+    check_folder(out, resume=resume, overwrite=overwrite)
+    remarks = [plan.platform.line]
     tasks = _tasks(out, plan, provider, topology, resume=resume)
     tasks = [task for task in tasks if only is None or task.replica in only]
-    batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=note)
+    batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=remarks.append)
     plan = dataclasses.replace(plan, batching=batching)
+    # Nothing is refused any more.
+    make_folder(out)
+    if note is not None:
+        for remark in remarks:
+            note(remark)
     if only is not None:
         # Each replica has a lock of its own; that of the run is for its record.
         with locked(out, wait_s=_RECORD_WAIT_S):

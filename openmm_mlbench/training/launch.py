@@ -14,7 +14,7 @@ from openmm_mlbench.training.start import Request, chosen_device, new_trainer
 
 # Where several processes fail for the same reason the first one says it, and of one that died whoever started it;
 # it ends the others meanwhile.
-PATIENCE_S = 3.0
+PATIENCE_S = 10.0
 # Exit code of a program that has said its error itself.
 MISTAKE = 2
 

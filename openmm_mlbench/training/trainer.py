@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from openmm_mlbench import __version__
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split
 from openmm_mlbench.errors import TrainingError
-from openmm_mlbench.files import atomic_path
+from openmm_mlbench.files import atomic_path, locked
 from openmm_mlbench.models.force_field import Batcher, ForceField
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.registry import build_network
@@ -398,10 +398,25 @@ class Trainer:
         """Train until the rate, the epochs or the minutes run out; returns the path of ``best.pt``.
 
         Raises:
-            TrainingError: the folder holds another run, the loss is no longer finite, or another process ended.
+            TrainingError: the folder holds another run, another training is at work there, the loss is no longer
+                finite, or another process ended.
         """
-        with contact(self.group), _arithmetic(self.recipe, self.device):
+        with contact(self.group), self._alone(), _arithmetic(self.recipe, self.device):
             return self._run(resume, on_epoch)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other trainings out of the folder; all processes of this one hear of it."""
+        refusal = ""
+        with ExitStack() as held:
+            if self.group.writes:
+                try:
+                    held.enter_context(locked(self.folder, TrainingError))
+                except TrainingError as error:
+                    refusal = str(error)
+            if refusal := self.group.of_first(refusal):
+                raise TrainingError(refusal)
+            yield
 
     def _run(self, resume: bool, on_epoch: Callable[["Trainer", dict[str, Any]], None] | None) -> Path:
         last = self.folder / "last.pt"

@@ -32,7 +32,7 @@ def find_chromium():
 class Browser:
     """One page of a browser; everything the console said is kept in ``complaints``."""
 
-    def __init__(self, executable, profile: Path, timeout_s: float = 60.0):
+    def __init__(self, executable, profile: Path, timeout_s: float = 300.0):
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.timeout_s = timeout_s

@@ -28,10 +28,14 @@ CONTRACT = """
 import pytest
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-n0", "-k", "wacsf", *{files!r}]))
 """
-COMMAND = """
+COMMANDS = """
 from openmm_mlbench.cli import main
-sys.argv[1:] = {arguments!r}
-main()
+for arguments in {commands!r}:
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        if stop.code:
+            sys.exit(f"{{arguments}}: {{stop.code}}")
 """
 
 
@@ -84,13 +88,14 @@ def test_the_commands_of_the_page_run(follow, tmp_path):
         "--validation-frames",
         "5",
     ]
-    for arguments in (
+    commands = [
         [*train, "--test-frames", "5", "-o", str(tmp_path / "training")],
         ["export", str(tmp_path / "training" / "best.pt"), "-o", str(tmp_path / "wacsf.pt")],
         ["check", str(tmp_path / "wacsf.pt")],
-    ):
-        answer = follow(COMMAND.format(arguments=arguments))
-        assert answer.returncode == 0, answer.stdout + answer.stderr
+    ]
+    answer = follow(COMMANDS.format(commands=commands))
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert (tmp_path / "wacsf.pt").is_file()
     words = PAGE.read_text()
     assert all(f"openmm-mlbench {command} " in words for command in ("train", "export", "check", "simulate"))
 

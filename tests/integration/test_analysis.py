@@ -371,7 +371,7 @@ def test_scoring_needs_neither_torch_nor_openmm(run):
         f"analyze({str(run)!r}); build_report([{str(run)!r}], {str(run / 'report.html')!r})\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

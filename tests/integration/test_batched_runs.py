@@ -189,14 +189,17 @@ def test_killed_at_random_moments(name, breaks, tmp_path):
     go = begin(name, breaks=breaks)
     go(tmp_path / "whole")
     total = killing.bytes_written(tmp_path / "whole")
-    out = tmp_path / "run"
-    codes = []
-    for moment in np.sort(np.random.default_rng().uniform(0.05, 0.95, 3)) * total:
+    moments = np.sort(np.random.default_rng().uniform(0.05, 0.95, 3)) * total
+    for out in killing.attempts(tmp_path):
+        codes = []
+        for moment in moments:
 
-        def due(moment=moment):
-            return killing.bytes_written(out) >= moment
+            def due(out=out, moment=moment):
+                return killing.bytes_written(out) >= moment
 
-        codes.append(killing.in_child(lambda: go(out, resume=True), kill_when=due))
+            codes.append(killing.in_child(lambda out=out: go(out, resume=True), kill_when=due))
+        if -9 in codes:
+            break
     statuses = go(out, resume=True)
     assert -9 in codes
     assert {status.resume for status in statuses} <= {"none", "exact"}
@@ -313,11 +316,13 @@ def test_what_cannot_share_a_context_is_refused_in_one_line(options, obstacle, t
     with pytest.raises(SimulationError, match=obstacle) as caught:
         run(tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_mode_is_named(tmp_path):
     with pytest.raises(SimulationError, match="batch_replicas is 'maybe'; use auto, on or off"):
         run(tmp_path / "run", batch_replicas="maybe")
+    assert not (tmp_path / "run").exists()
 
 
 def test_auto_decides_by_a_timing_and_says_so(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import fresh_models
 import pytest
 import torch
-from killing import assert_same_run
+from killing import Hold, assert_same_run
 
 from openmm_mlbench.campaign.jobs import REPORT
 from openmm_mlbench.campaign.lease import Lease, latest
@@ -31,7 +31,7 @@ KEY = "simulate/own/schnet/seed-0"
 TEXT = """\
 models: [{model: ethanol-gfn2/schnet, name: schnet}]
 systems: [{dataset: ethanol-gfn2, protocol: own.xml, name: own}]
-simulate: {length_ps: 0.6, replicas: 3, platform: Reference}
+simulate: {length_ps: 0.6, replicas: 2, platform: Reference}
 check: false
 """
 
@@ -114,7 +114,7 @@ def metrics_of(run):
     return metrics
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=300.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()
@@ -124,13 +124,17 @@ def wait_for(condition, seconds=60.0):
     raise AssertionError("nothing of the kind happened")
 
 
-def simulating(results, replica):
-    """Process id of the job of a replica that is between its third frame and its last but three."""
-    logs = list(results.glob(f"runs/own/schnet/*/replica-{replica}/log.csv"))
-    if not logs or not 4 <= logs[0].read_bytes().count(b"\n") <= 10:
-        return None
+def hold_replica(folder, replica):
+    """Holds the job of a replica before its third checkpoint, in the middle of the run."""
+    return Hold(folder / "hold", f"replica-{replica}/checkpoint.json", 3)
+
+
+def held_job(hold, results, replica, campaign=None):
+    """Process id of the job, which holds the lease of its replica."""
+    job = hold.wait(campaign)
     _, holder = latest(lease_path(results, f"{KEY}/replica-{replica}"))
-    return holder.process.pid
+    assert holder.process.pid == job
+    return job
 
 
 def parent_of(pid):
@@ -144,8 +148,8 @@ def records(results, key):
 def test_from_the_file_to_the_page(folder, undisturbed):
     campaign, schedule = plan_campaign(folder / "campaign.yaml", undisturbed)
     assert all(state.state == "done" for state in schedule.states.values())
-    assert len(schedule.states) == 5
-    for replica in range(3):
+    assert len(schedule.states) == 4
+    for replica in range(2):
         (record,) = records(undisturbed, f"{KEY}/replica-{replica}")
         assert record.facts["states"] == ["finished"]
         assert record.facts["time_ps"] == [0.6]
@@ -154,7 +158,7 @@ def test_from_the_file_to_the_page(folder, undisturbed):
             str((run_folder(undisturbed) / f"replica-{replica}" / name).relative_to(undisturbed))
             for name in ("status.json", "trajectory.dcd", "log.csv")
         }
-    # One record of the run, though three processes worked on it.
+    # One record of the run, though two processes worked on it.
     assert len(json.loads((run_folder(undisturbed) / "run.json").read_text())["sessions"]) == 1
     page = (undisturbed / "report.html").read_text()
     assert "ethanol-gfn2" in page
@@ -174,12 +178,12 @@ def test_dry_run_shows_what_is_done_and_writes_nothing(folder, undisturbed, caps
     before = state_of(undisturbed)
     main_without_exit("run", folder / "campaign.yaml", "-o", undisturbed, "--dry-run")
     shown = capsys.readouterr().out.splitlines()
-    assert shown[1].split()[:10] == ["schnet", "own", "-", "-", "-", "-", "-", "3", "done", "done"]
+    assert shown[1].split()[:10] == ["schnet", "own", "-", "-", "-", "-", "-", "2", "done", "done"]
     assert state_of(undisturbed) == before
     main_without_exit("run", folder / "campaign.yaml", "-o", folder / "nothing", "--dry-run")
     shown = capsys.readouterr()
-    assert "3 to do" in shown.out
-    assert "1.8 ps to simulate" in shown.err
+    assert "2 to do" in shown.out
+    assert "1.2 ps to simulate" in shown.err
     assert not (folder / "nothing").exists()
 
 
@@ -192,11 +196,14 @@ def main_without_exit(*arguments):
 def test_a_dask_worker_is_killed_and_every_file_is_that_of_an_undisturbed_campaign(
     folder, undisturbed, tmp_path
 ):
-    """Three workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
+    """Two workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
     results = tmp_path / "results"
-    options = ("--cluster", "local", "--workers", 3, "--dashboard-port", 0)
-    campaign = command("run", folder / "campaign.yaml", "-o", results, *options)
-    job = wait_for(lambda: simulating(results, 1))
+    options = ("--cluster", "local", "--workers", 2, "--dashboard-port", 0)
+    hold = hold_replica(tmp_path, 1)
+    campaign = command(
+        "run", folder / "campaign.yaml", "-o", results, *options, env=os.environ | hold.variables
+    )
+    job = held_job(hold, results, 1, campaign)
     worker = parent_of(job)
     assert worker != campaign.pid
     os.kill(worker, signal.SIGKILL)
@@ -214,6 +221,7 @@ def test_workers_of_somebody_elses_scheduler(folder, undisturbed, tmp_path):
     results, port = tmp_path / "results", free_port()
     address = f"tcp://127.0.0.1:{port}"
     dask = [sys.executable, "-m", "dask"]
+    hold = hold_replica(tmp_path, 1)
     started = [
         subprocess.Popen(
             [
@@ -234,15 +242,17 @@ def test_workers_of_somebody_elses_scheduler(folder, undisturbed, tmp_path):
             [*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"],
             stderr=subprocess.DEVNULL,
             cwd=tmp_path,
+            env=os.environ | hold.variables,
         )
         for _ in range(3)
     ]
     try:
         campaign = command("run", folder / "campaign.yaml", "-o", results, "--scheduler", address)
-        job = wait_for(lambda: simulating(results, 1), seconds=120)
+        job = held_job(hold, results, 1, campaign)
         worker = parent_of(job)
         assert worker in [process.pid for process in started]
         os.kill(worker, signal.SIGKILL)
+        hold.let_go()
         finish(campaign)
     finally:
         for process in started:
@@ -279,7 +289,7 @@ def test_a_longer_campaign_redoes_only_what_hangs_on_the_length(folder, undistur
     longer.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 0.8"))
     _, schedule = plan_campaign(longer, results)
     assert [key for key, state in schedule.states.items() if state.state == "ready"] == [
-        f"{KEY}/replica-{i}" for i in range(3)
+        f"{KEY}/replica-{i}" for i in range(2)
     ]
     run_campaign(longer, results, Where(workers=2), say=lambda _: None)
     # The same trajectory, further (bytes 8 to 24 of a DCD file count its frames).
@@ -297,20 +307,20 @@ def test_a_longer_campaign_redoes_only_what_hangs_on_the_length(folder, undistur
 def test_a_result_that_was_changed_by_hand_is_not_taken_for_its_own(folder, undisturbed, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(undisturbed, results)
-    damaged = run_folder(results) / "replica-2" / "trajectory.dcd"
+    damaged = run_folder(results) / "replica-1" / "trajectory.dcd"
     content = bytearray(damaged.read_bytes())
     content[-10] ^= 1
     damaged.write_bytes(content)
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
-    state = schedule.states[f"{KEY}/replica-2"]
+    state = schedule.states[f"{KEY}/replica-1"]
     assert state.state == "failed"
-    assert "replica-2/trajectory.dcd: is not what was written" in state.reason
+    assert "replica-1/trajectory.dcd: is not what was written" in state.reason
     # No second try, no other job harmed, and the report is of the rest.
     assert state.failures == 1
     assert schedule.states[REPORT].state == "done"
     # Asked again it says so again.
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
-    assert "is not what was written" in schedule.states[f"{KEY}/replica-2"].reason
+    assert "is not what was written" in schedule.states[f"{KEY}/replica-1"].reason
     # Without the folder it is simulated again.
     shutil.rmtree(damaged.parent)
     schedule = run_campaign(folder / "campaign.yaml", results, say=lambda _: None)
@@ -320,7 +330,7 @@ def test_a_result_that_was_changed_by_hand_is_not_taken_for_its_own(folder, undi
 
 def test_of_two_campaigns_in_one_folder_the_second_gets_one_line(folder, tmp_path):
     results, long = tmp_path / "results", folder / "long.yaml"
-    long.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 50"))
+    long.write_text(TEXT.replace("length_ps: 0.6", "length_ps: 10000"))
     first = command("run", long, "-o", results, "--workers", 1)
     wait_for(lambda: list(results.glob("runs/own/schnet/*/replica-0/checkpoint.json")))
     _, said = finish(command("run", long, "-o", results), 2)
@@ -329,18 +339,22 @@ def test_of_two_campaigns_in_one_folder_the_second_gets_one_line(folder, tmp_pat
     # And the first is stopped: in order, with all that it had.
     first.send_signal(signal.SIGINT)
     _, said = finish(first, 2)
-    assert "stopped with 0 of 5 jobs done; the same command goes on" in said
+    assert "stopped with 0 of 4 jobs done; the same command goes on" in said
     status = json.loads((run_folder(results) / "replica-0" / "status.json").read_text())
     assert status["state"] == "interrupted"
-    assert 0.1 < status["time_ps"] < 50
+    assert 0.1 < status["time_ps"] < 10000
 
 
 def test_a_campaign_that_was_killed_goes_on(folder, undisturbed, tmp_path):
     results = tmp_path / "results"
-    first = command("run", folder / "campaign.yaml", "-o", results, "--workers", 2)
-    wait_for(lambda: simulating(results, 1))
+    hold = hold_replica(tmp_path, 1)
+    first = command(
+        "run", folder / "campaign.yaml", "-o", results, "--workers", 2, env=os.environ | hold.variables
+    )
+    held_job(hold, results, 1, first)
     first.kill()
     first.communicate()
+    hold.let_go()
     # Its jobs may still be writing their last frames: the leases hold the successors up.
     finish(command("run", folder / "campaign.yaml", "-o", results, "--workers", 2))
     assert_same_results(results, undisturbed)
@@ -356,8 +370,12 @@ def test_a_bad_model_costs_the_good_one_nothing(folder, undisturbed, tmp_path):
             "models: [collapsing.pt, {model: schnet, name: lost, train: {train_frames: 999999}}, ",
         )
     )
-    campaign = command("run", folder / "mixed.yaml", "-o", results, "--workers", 2)
-    job = wait_for(lambda: simulating(results, 0))
+    run = run_folder(undisturbed).relative_to(undisturbed)
+    hold = Hold(tmp_path / "hold", f"{run}/replica-0/checkpoint.json", 3)
+    campaign = command(
+        "run", folder / "mixed.yaml", "-o", results, "--workers", 2, env=os.environ | hold.variables
+    )
+    job = held_job(hold, results, 0, campaign)
     os.kill(job, signal.SIGKILL)
     out, said = finish(campaign, 1)
     assert_same_results(results, undisturbed)
@@ -386,18 +404,24 @@ TRAINED = """\
 models: [deeppot-se]
 systems: [{dataset: ethanol-gfn2, protocol: own.xml, name: own}]
 seeds: [3]
-train: {train_frames: 20, validation_frames: 5, test_frames: 5, epochs: 2, batch_size: 10}
+train: {train_frames: 20, validation_frames: 5, test_frames: 5, epochs: 6, batch_size: 10}
 simulate: {length_ps: 0.1, replicas: 1, platform: Reference}
 """
 
 
-def test_from_data_to_report_with_training(folder, tmp_path):
+@pytest.fixture(scope="module")
+def trained(folder):
+    """Results of a campaign with a training, and how it ended."""
     (folder / "trained.yaml").write_text(TRAINED)
-    schedule = run_campaign(folder / "trained.yaml", tmp_path / "results", say=lambda _: None)
+    results = folder / "trained" / "results"
+    return results, run_campaign(folder / "trained.yaml", results, say=lambda _: None)
+
+
+def test_from_data_to_report_with_training(trained, tmp_path):
+    results, schedule = trained
     assert [(key.partition("/")[0], state.state) for key, state in schedule.states.items()] == [
         (kind, "done") for kind in ("data", "train", "export", "check", "simulate", "analyze", "report")
     ]
-    results = tmp_path / "results"
     (archive,) = (results / "models").rglob("*.pt")
     run = next((results / "runs").rglob("run.json")).parent
     record = json.loads((run / "run.json").read_text())
@@ -410,40 +434,45 @@ def test_from_data_to_report_with_training(folder, tmp_path):
     # The training that the card names, repeated: the same weights.
     (best,) = (results / "train").rglob("best.pt")
     recipe = json.loads(torch.load(best, weights_only=True)["recipe"])
-    assert (recipe["seed"], recipe["max_epochs"]) == (3, 2)
+    assert (recipe["seed"], recipe["max_epochs"]) == (3, 6)
 
     moved = tmp_path / "moved"
+    place = moved / run.relative_to(results)
     results.rename(moved)
-    shutil.rmtree(moved / "runs" / run.relative_to(results / "runs") / "metrics.json", ignore_errors=True)
-    main_without_exit("analyze", moved / run.relative_to(results))
-    metrics = json.loads((moved / run.relative_to(results) / "metrics.json").read_text())
+    try:
+        (place / "metrics.json").rename(tmp_path / "metrics.json")
+        main_without_exit("analyze", place)
+        metrics = json.loads((place / "metrics.json").read_text())
+        (tmp_path / "metrics.json").rename(place / "metrics.json")
+    finally:
+        moved.rename(results)
     force = next(m for m in metrics["measurements"] if m["observable"] == "force_mae")
     assert force["inputs"]["from"] == "test frames"
 
 
-def test_a_training_that_was_killed_goes_on(folder, tmp_path):
+def test_a_training_that_was_killed_goes_on(folder, trained, tmp_path):
     """The same weights, and an archive that says the same."""
-    text = TRAINED.replace("epochs: 2", "epochs: 25")
-    (folder / "killed.yaml").write_text(text)
-    results = tmp_path / "killed" / "results"
-    first = command("run", folder / "killed.yaml", "-o", results)
-    log = wait_for(lambda: list(results.glob("train/ethanol-gfn2/deeppot-se/*/log.csv")))[0]
+    results = tmp_path / "results"
+    # Before the fourth epoch is logged; the checkpoint is of the first.
+    hold = Hold(tmp_path / "hold", "/log.csv", 4)
+    first = command("run", folder / "trained.yaml", "-o", results, env=os.environ | hold.variables)
+    job = hold.wait(first)
     first.kill()
     _, holder = latest(lease_path(results, "train/ethanol-gfn2/deeppot-se/seed-3"))
-    os.kill(holder.process.pid, signal.SIGKILL)
+    assert holder.process.pid == job
+    os.kill(job, signal.SIGKILL)
     first.communicate()
-    n_epochs = len(log.read_text().splitlines()) - 1
-    for place in (results, tmp_path / "unbroken" / "results"):
-        schedule = run_campaign(folder / "killed.yaml", place, say=lambda _: None)
-        assert all(state.state == "done" for state in schedule.states.values())
+    (log,) = results.glob("train/ethanol-gfn2/deeppot-se/*/log.csv")
+    assert len(log.read_text().splitlines()) == 1 + 3
+    schedule = run_campaign(folder / "trained.yaml", results, say=lambda _: None)
+    assert all(state.state == "done" for state in schedule.states.values())
     weights, cards = [], []
-    for place in (results, tmp_path / "unbroken" / "results"):
+    for place in (results, trained[0]):
         (archive,) = (place / "models").rglob("*.pt")
         weights.append(torch.jit.load(archive).state_dict())
         card = json.loads(read_card(archive).to_json())
         del card["training"]["minutes"], card["training"]["command"]
         cards.append(card)
-    assert n_epochs < 25
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert cards[0] == cards[1]
@@ -463,16 +492,20 @@ def test_stopping_is_no_failure(folder):
     assert folder.is_dir()
 
 
-def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path):
+def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path, monkeypatch):
     """As after a long pause of its machine, when another campaign has taken its lease."""
     results = tmp_path / "results"
+    hold = hold_replica(tmp_path, 0)
+    for name, value in hold.variables.items():
+        monkeypatch.setenv(name, value)
     campaign = threading.Thread(target=lambda: said.append(refusal(folder / "campaign.yaml", results)))
     said = []
     campaign.start()
-    wait_for(lambda: simulating(results, 0))
+    held_job(hold, results, 0)
     successor = Lease(results / ".leases" / "campaign")
     assert successor._take(2)
-    campaign.join(timeout=60)
+    campaign.join(timeout=300)
+    hold.let_go()
     assert "another campaign has taken over there" in said[0]
     # What runs is the successor's now: nobody was told to stop.
     assert not (results / ".leases" / "stop").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -231,15 +232,32 @@ def test_what_is_compiled_needs_no_compiler(stock, archive, ethanol, monkeypatch
 
 
 def test_a_compiler_that_fails(archive, positions, empty, monkeypatch, tmp_path):
+    """Called with the arguments that CXX has; the plain program is what compiles the stock."""
     compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/calls"\nexit 1\n')
     compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("CXX", f"env '{compiler}' -DOURS")
     found = find_archive(archive)
     numbers = torch.tensor(found.card.example_atomic_numbers)
     with pytest.raises(ModelError, match="Inductor cannot compile it"):
         compile_molecule(found, numbers, torch.zeros(0, dtype=torch.long), torch.as_tensor(positions))
     assert list(empty.glob("*.pt2")) == []
+    assert all(line.startswith("-DOURS ") for line in (tmp_path / "calls").read_text().splitlines())
+
+
+@needs_compiler
+def test_a_compiler_with_arguments_is_a_compiler(monkeypatch, tmp_path):
+    (plain,) = find_compiler()
+    wanted = subprocess.run([plain, "--version"], capture_output=True, check=True).stdout
+    monkeypatch.setenv("CXX", f"env -u NOTHING '{plain}'")
+    words = find_compiler()
+    assert words[1:] == ("-u", "NOTHING", plain)
+    script = compiled._one_word(words, tmp_path)
+    assert os.path.basename(script) == os.path.basename(plain)
+    assert subprocess.run([script, "--version"], capture_output=True, check=True).stdout == wanted
+    for nothing in ("no-such-compiler g++", "'g++"):
+        monkeypatch.setenv("CXX", nothing)
+        assert find_compiler() is None
 
 
 def test_code_in_a_folder_that_others_can_write_to(archive, ethanol, positions, empty):
@@ -249,15 +267,42 @@ def test_code_in_a_folder_that_others_can_write_to(archive, ethanol, positions, 
     assert note.endswith("belongs to, or can be written by, others; make it private with chmod 700")
 
 
-def test_a_damaged_file_in_the_cache(archive, ethanol, positions, empty):
+def damage(archive, folder):
+    """A file that is no code in the place of the archive's."""
     found = find_archive(archive)
-    name = compiled._key(found.sha256, found.card.example_atomic_numbers, "cpu")
-    empty.mkdir(parents=True, mode=0o700)
-    (empty / f"{name}.pt2").write_bytes(b"PK\x03\x04 cut off")
-    numbers = torch.tensor(found.card.example_atomic_numbers)
-    with pytest.raises(ModelError, match="could not be loaded and was removed"):
-        compile_molecule(found, numbers, torch.zeros(0, dtype=torch.long), torch.as_tensor(positions))
-    assert list(empty.iterdir()) == []
+    folder.mkdir(parents=True, mode=0o700)
+    path = folder / f"{compiled._key(found.sha256, found.card.example_atomic_numbers, 'cpu')}.pt2"
+    path.write_bytes(b"PK\x03\x04 cut off")
+    return path
+
+
+@needs_compiler
+def test_a_damaged_file_in_the_cache(stock, archive, ethanol, positions, monkeypatch, tmp_path, capsys):
+    """It is compiled anew, with one line."""
+    (kept,) = compiled_folder().iterdir()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    path = damage(archive, tmp_path / "compiled")
+    # A minute less: what the compiler made of the same archive.
+    monkeypatch.setattr(compiled, "_compile", lambda *arguments: shutil.copyfile(kept, arguments[3]))
+    potential = Potential.load(archive, "pythonforce")
+    system = potential.create_system(ethanol)
+    assert potential.engine.note.startswith("compiled in 0 s, kept in ")
+    said = capsys.readouterr().err
+    assert said.startswith(f"{path} could not be loaded (")
+    assert said.endswith(f"); compiling {archive} for these atoms, once ...\n")
+    assert said.count("\n") == 1
+    wanted = evaluate(potential.create_system(ethanol, evaluation="autograd"), positions)
+    assert_same(evaluate(system, positions), wanted)
+    assert list((tmp_path / "compiled").iterdir()) == [path]
+    assert path.read_bytes() == kept.read_bytes()
+
+
+def test_a_damaged_file_and_no_compiler(archive, ethanol, positions, empty, monkeypatch):
+    path = damage(archive, empty)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    note = falls_back(archive, ethanol, positions)
+    assert note.startswith(f"not compiled, and slower: {path} could not be loaded (")
+    assert note.endswith("); there is no C++ compiler (no-such-compiler)")
 
 
 def test_a_box_is_not_compiled(archive, ethanol, positions, empty):

@@ -40,6 +40,19 @@ def archive(request, tmp_path_factory):
     return find_archive(fresh_models.write_archive(path, request.param))
 
 
+@pytest.fixture(scope="module")
+def modules(archive):
+    """Its forms, made once; the last is traced with another configuration than it is asked about."""
+    eager = archive.load_eager()
+    positions = torch.as_tensor(fresh_models.ethanol_positions_nm())
+    return {
+        "eager": eager,
+        "scripted": torch.jit.script(eager),
+        "reloaded": archive.load_script(),
+        "ahead of time": ahead_of_time.specialise(eager, positions + 0.1),
+    }
+
+
 @pytest.fixture
 def positions():
     return torch.as_tensor(fresh_models.ethanol_positions_nm())
@@ -77,25 +90,21 @@ def assert_same(model, found, wanted, tolerance=TOLERANCE[torch.float32]):
 
 
 @pytest.mark.parametrize("box", [None, BOX], ids=["open", "periodic"])
-def test_eager_scripted_and_in_openmm(archive, positions, box):
-    eager = archive.load_eager()
+def test_eager_scripted_and_in_openmm(modules, positions, box):
+    eager = modules["eager"]
     arguments = (positions,) if box is None else (positions, box)
     wanted = eager(*arguments)
-    scripted = torch.jit.script(eager)
-    reloaded = archive.load_script()
-    for module in (scripted, reloaded):
-        energy, forces = module(*arguments)
+    for name in ("scripted", "reloaded"):
+        energy, forces = modules[name](*arguments)
         assert_same(eager, (energy.detach(), forces.detach()), wanted)
     for platform, driver in itertools.product(PLATFORMS, ("torchforce", "pythonforce")):
-        found = in_openmm(archive.load_script(), positions, platform=platform, driver=driver, box=box)
+        found = in_openmm(modules["reloaded"], positions, platform=platform, driver=driver, box=box)
         assert_same(eager, found, wanted)
 
 
-def test_ahead_of_time_in_openmm(archive, positions):
-    eager = archive.load_eager()
+def test_ahead_of_time_in_openmm(modules, positions):
+    eager, module = modules["eager"], modules["ahead of time"]
     wanted = eager(positions)
-    module = ahead_of_time.specialise(eager, positions + 0.1)
-    # Another configuration than it was traced with.
     energy, forces = module(positions)
     assert_same(eager, (energy, forces), wanted)
     for platform, driver in itertools.product(PLATFORMS, ("torchforce", "pythonforce")):
@@ -122,15 +131,10 @@ def test_ahead_of_time_knows_the_cutoff(archive, positions, numbers):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_dtype_and_layout_of_the_forces(archive, positions, dtype):
+def test_dtype_and_layout_of_the_forces(modules, positions, dtype):
     """Traps 1 and 2 of TorchForce: memory that is not contiguous, or of another dtype, is read as it lies."""
-    eager = archive.load_eager()
+    eager = modules["eager"]
     wanted = eager(positions)
-    modules = {
-        "eager": eager,
-        "scripted": torch.jit.script(eager),
-        "ahead of time": ahead_of_time.specialise(eager, positions),
-    }
     # OpenMM's Reference kernel hands over positions that require a gradient.
     where = positions.to(dtype).requires_grad_()
     for name, module in modules.items():
@@ -162,10 +166,9 @@ def test_a_subset_of_the_atoms(archive, positions, numbers):
 # ---- the traps, with the cure taken away ----
 
 
-def test_a_frozen_ahead_of_time_module_is_the_model(archive, positions):
+def test_a_frozen_ahead_of_time_module_is_the_model(modules, positions):
     """TorchForce freezes its module."""
-    model = archive.load_eager()
-    module = ahead_of_time.specialise(model, positions)
+    model, module = modules["eager"], modules["ahead of time"]
     assert "addmm" not in str(module.core.graph)
     assert_same(model, torch.jit.freeze(module.eval())(positions), model(positions))
 

@@ -117,19 +117,19 @@ class Handler(BaseHTTPRequestHandler):
         self.head(200, len(self.server.content))
         self.wfile.write(self.server.content[: int(count)])
         self.wfile.flush()
-        self.server.release.wait(10)
+        self.server.release.wait(300)
         self.close_connection = True
 
     def play_trickle(self):
         self.head(200, len(self.server.content))
-        for place in range(200):
+        for place in range(6000):
             self.wfile.write(self.server.content[place : place + 1])
             self.wfile.flush()
             if self.server.release.wait(0.05):
                 return
 
     def play_silent(self):
-        self.server.release.wait(10)
+        self.server.release.wait(300)
         self.close_connection = True
 
     def play_hangup(self):
@@ -313,7 +313,7 @@ def test_stalled_connections_are_given_up(get, server, behaviour):
     server.script = [behaviour, "whole"]
     started = time.monotonic()
     assert get() == CONTENT
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     assert any("sends nothing" in line or "leads nowhere" in line for line in get.said)
 
 
@@ -576,8 +576,10 @@ def test_killed_process_leaves_a_part_that_is_used(server, tmp_path):
     }  # fmt: skip
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
     part = tmp_path / "md17-ethanol" / ".md17_ethanol.npz.part"
-    deadline = time.monotonic() + 60
-    while not (part.is_file() and part.stat().st_size >= 200000) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300
+    # The end of what came may still be in a buffer.
+    while not (part.is_file() and part.stat().st_size >= 50_000):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
     process.wait()

@@ -42,8 +42,7 @@ print(context.getState(energy=True).getPotentialEnergy()._value)
 """
 
 ORDERS = {
-    "package first": "",
-    "openmm first": "import openmm\n",
+    "package first": "from openmm_mlbench import Potential\n",
     "openmm, then torch": "import openmm\nimport torch\n",
     "torch, then openmm": "import torch\nimport openmm\n",
     "openmmtorch, which fails, first": """

@@ -109,14 +109,16 @@ def kill_and_compare(ensemble, tmp_path, n_kills, length_ps):
     total = killing.bytes_written(tmp_path / "whole")
     generator = np.random.default_rng()
     moments = np.sort(generator.uniform(0.05, 0.95, n_kills)) * total
-    out = tmp_path / "run"
-    codes = []
-    for moment in moments:
+    for out in killing.attempts(tmp_path):
+        codes = []
+        for moment in moments:
 
-        def due(moment=moment):
-            return killing.bytes_written(out) >= moment
+            def due(out=out, moment=moment):
+                return killing.bytes_written(out) >= moment
 
-        codes.append(killing.in_child(lambda: run(out, resume=True), kill_when=due))
+            codes.append(killing.in_child(lambda out=out: run(out, resume=True), kill_when=due))
+        if -9 in codes:
+            break
     statuses = run(out, resume=True)
     assert [status.state for status in statuses] == ["finished"]
     assert {status.resume for status in statuses} <= {"none", "exact"}

@@ -10,6 +10,7 @@ import sys
 import time
 
 import harmonic_ethanol as ethanol
+import killing
 import numpy as np
 import pytest
 
@@ -87,8 +88,7 @@ def size(path):
 
 
 def kill_at_random_moments(folder, n_kills, **options):
-    """Start the run again and again and kill it; in which states it died."""
-    out = folder / "run"
+    """Start the run again and again and kill it; where it lies."""
     whole = sum(size(folder / "whole" / f"replica-{i}" / "log.csv") for i in range(2))
     options = {
         "backend": "native", "variant": "langevin", "pace": 100, "length_ps": 6.0, "walkers": "independent"
@@ -97,22 +97,26 @@ def kill_at_random_moments(folder, n_kills, **options):
     script.write_text(SCRIPT)
     paths = [os.path.dirname(ethanol.__file__), os.path.dirname(__file__)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    values = ["" if value is None else str(value) for value in options.values()]
     generator = np.random.default_rng()
-    states = []
-    for moment in sorted(generator.uniform(0.02 * whole, 0.95 * whole, n_kills)):
-        values = ["" if value is None else str(value) for value in options.values()]
+    for out in killing.attempts(folder):
+        states = []
         command = [sys.executable, str(script), str(out), *values]
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
-        while process.poll() is None:
-            if sum(size(out / f"replica-{i}" / "log.csv") for i in range(2)) >= moment:
-                # With its workers, if any.
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-            time.sleep(generator.uniform(0, 0.003))
-        process.wait(timeout=60)
-        found = [read_status(out / f"replica-{i}") for i in range(2)]
-        states.append([item.state if item else "not begun" for item in found])
-    return states
+        for moment in sorted(generator.uniform(0.02 * whole, 0.95 * whole, n_kills)):
+            process = subprocess.Popen(command, env=environment, start_new_session=True)
+            while process.poll() is None:
+                if killing.bytes_written(out) >= moment:
+                    # With its workers, if any.
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+                time.sleep(generator.uniform(0, 0.003))
+            process.wait(timeout=300)
+            found = [read_status(out / f"replica-{i}") for i in range(2)]
+            states += [item.state if item else "not begun" for item in found]
+        if "running" in states:
+            break
+    assert "running" in states, "never killed while running"
+    return out
 
 
 def assert_same(out, other, files=FILES):
@@ -125,12 +129,11 @@ def assert_same(out, other, files=FILES):
 
 def check_killed(tmp_path, n_kills, **options):
     run(tmp_path / "whole", **options)
-    states = kill_at_random_moments(tmp_path, n_kills, **options)
-    assert any("running" in pair for pair in states), states
-    statuses = run(tmp_path / "run", resume=True, **options)
+    out = kill_at_random_moments(tmp_path, n_kills, **options)
+    statuses = run(out, resume=True, **options)
     assert [status.state for status in statuses] == ["finished", "finished"]
     assert {status.resume for status in statuses} <= {"none", "exact"}
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(out, tmp_path / "whole")
 
 
 def test_killed_at_two_random_moments(tmp_path):
@@ -159,19 +162,16 @@ def test_a_longer_length_extends_a_finished_run(variant, pace, tmp_path):
 def test_plumed_goes_on_without_loss(tmp_path):
     """Killed twice: PLUMED's files hold every hill and row once, equal to the last digits that it writes."""
     run(tmp_path / "whole", "plumed")
-    kill_at_random_moments(tmp_path, 2, backend="plumed")
-    statuses = run(tmp_path / "run", "plumed", resume=True)
+    out = kill_at_random_moments(tmp_path, 2, backend="plumed")
+    statuses = run(out, "plumed", resume=True)
     assert [status.state for status in statuses] == ["finished", "finished"]
     for replica in range(2):
         for name in ("HILLS", "COLVAR"):
-            one, two = (
-                read_plumed(path / f"replica-{replica}" / name)
-                for path in (tmp_path / "run", tmp_path / "whole")
-            )
+            one, two = (read_plumed(path / f"replica-{replica}" / name) for path in (out, tmp_path / "whole"))
             assert one["time"].tolist() == two["time"].tolist()
             same = one["time"] <= 0.5
             np.testing.assert_allclose(one.rows[same], two.rows[same], atol=1e-6)
-        log = ethanol.read_log(tmp_path / "run" / f"replica-{replica}")
+        log = ethanol.read_log(out / f"replica-{replica}")
         assert log["step"].tolist() == list(range(100, 12001, 100))
 
 
@@ -281,10 +281,10 @@ def test_walkers_share_hills(backend, tmp_path):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_walkers_are_killed_and_go_on(backend, tmp_path):
     run(tmp_path / "whole", backend, length_ps=6.0, walkers="shared")
-    kill_at_random_moments(tmp_path, 2, backend=backend, walkers="shared")
-    statuses = run(tmp_path / "run", backend, length_ps=6.0, walkers="shared", resume=True)
+    out = kill_at_random_moments(tmp_path, 2, backend=backend, walkers="shared")
+    statuses = run(out, backend, length_ps=6.0, walkers="shared", resume=True)
     assert [status.state for status in statuses] == ["finished", "finished"]
-    check_walkers(tmp_path / "run", 6.0)
+    check_walkers(out, 6.0)
 
 
 def test_walkers_run_at_the_same_time(tmp_path):

@@ -262,7 +262,7 @@ def test_without_openmmtorch():
     lines = [line.strip() for line in code.splitlines()]
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(lines)],
-        capture_output=True, text=True, timeout=100, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert found.stdout.startswith("pythonforce: TorchForce does not work: openmmtorch does not import: ")
 

@@ -257,6 +257,22 @@ def test_single_atoms_and_large_molecules(schnet, positions):
     np.testing.assert_allclose(found[1][-9:], single[1], atol=2e-5 * np.abs(single[1]).max())
 
 
+@pytest.mark.parametrize(
+    ("positions", "words"),
+    [
+        ("x", "cannot be read"),
+        ([[0.0, 0.0], [0.0]], "cannot be read"),
+        ([[0.0, 0.0, 0.0]], r"shape \(1, 3\)"),
+    ],
+)
+def test_positions_that_are_none_give_one_line(potential, ethanol, positions, words):
+    ethanol.setPeriodicBoxVectors(BOX * unit.nanometer)
+    with pytest.raises(PotentialError, match=words) as caught:
+        potential.create_system(ethanol, positions=positions)
+    assert "give (n_atoms, 3) = (9, 3)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # ---- parts of larger systems ----
 
 

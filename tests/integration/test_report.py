@@ -4,13 +4,15 @@ import csv
 import html
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 from chromium import Browser, find_chromium
 
 from openmm_mlbench.errors import ReportError
-from openmm_mlbench.report import build_report
+from openmm_mlbench.report import build_report, gaps
+from openmm_mlbench.report.gallery import SECTIONS
 from openmm_mlbench.results import METRICS_FORMAT, METRICS_VERSION
 
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'`{{ 7*7 }}"
@@ -285,7 +287,30 @@ def test_a_run_without_curves_or_reference_is_shown(tmp_path):
         measurement["curves"] = {}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     text = build_report([tmp_path], tmp_path / "report.html").read_text()
-    assert "No curve was measured." in text
+    nothing = re.findall(r'<p class="nothing">(.*?)(?: <code>(.*?)</code>)?</p>', text)
+    said = {html.unescape(why): html.unescape(command) for why, command in nothing}
+    # Each section stands there, and says what it has nothing of and which command fills it.
+    for heading in SECTIONS.values():
+        assert f">{html.escape(heading)}</h2>" in text
+    assert said["No run has a distribution of distances or an RDF."].startswith("openmm-mlbench analyze ")
+    assert said["No replica collapsed."] == ""
+    other = said["No data set has two models with a force error."]
+    assert other.startswith("openmm-mlbench simulate ethanol --model ethanol-gfn2/deeppot-se -o ")
+    assert " && openmm-mlbench analyze " in other
+    assert (
+        "openmm-mlbench simulate alanine-dipeptide "
+        in said["No run has hills of metadynamics, which free energies are made of."]
+    )
+
+
+def test_a_section_with_something_says_nothing_of_the_kind(page):
+    text = page.read_text(encoding="utf-8")
+    assert "No run has a distribution of distances or an RDF." not in text
+    assert "No data set has two models with a force error." not in text
+
+
+def test_every_section_has_words_for_its_absence():
+    assert set(gaps._EMPTY) == {*SECTIONS, "ranks", "label", "geometry"}
 
 
 def test_what_cannot_be_reported(runs, tmp_path):

@@ -3,15 +3,16 @@
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import harmonic_ethanol as ethanol
+import killing
 import numpy as np
 import pytest
 
@@ -65,45 +66,47 @@ def size(path):
 @pytest.mark.parametrize("name", ["ethanol-langevin"])
 def test_killed_at_random_moments(name, tmp_path):
     """Fresh interpreters, as a user starts them; test_kill.py has the rest, in forks of one."""
-    out, length_ps, n_kills = tmp_path / "run", 24.0, 2
+    length_ps, n_kills = 24.0, 2
     run(tmp_path / "whole", name, length_ps=length_ps)
-    total = size(tmp_path / "whole" / "replica-0" / "log.csv")
+    total = 2 * size(tmp_path / "whole" / "replica-0" / "log.csv")
     generator = np.random.default_rng()
-    moments = sorted(generator.uniform(0, 2 * total, n_kills))
-    killed_in = []
-    for moment in moments:
-        process = start(tmp_path, name, out, length_ps, 1)
-        while process.poll() is None:
-            written = sum(size(out / f"replica-{i}" / "log.csv") for i in range(2))
-            if written >= moment:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(generator.uniform(0, 0.003))
-        process.wait(timeout=60)
-        status = [read_status(out / f"replica-{i}") for i in range(2)]
-        killed_in.append([item.state if item else "not begun" for item in status])
+    for out in killing.attempts(tmp_path):
+        killed_in = []
+        for moment in sorted(generator.uniform(0, 0.95 * total, n_kills)):
+            process = start(tmp_path, name, out, length_ps, 1)
+            while process.poll() is None:
+                if killing.bytes_written(out) >= moment:
+                    process.send_signal(signal.SIGKILL)
+                    break
+                time.sleep(generator.uniform(0, 0.003))
+            process.wait(timeout=300)
+            status = [read_status(out / f"replica-{i}") for i in range(2)]
+            killed_in += [item.state if item else "not begun" for item in status]
+        if "running" in killed_in:
+            break
     statuses = run(out, name, length_ps=length_ps, resume=True)
     assert [status.state for status in statuses] == ["finished", "finished"]
-    assert any("running" in states for states in killed_in), f"moments {moments}: never killed while running"
+    assert "running" in killed_in, "never killed while running"
     assert {status.resume for status in statuses} <= {"none", "exact"}
     assert_same_run(out, tmp_path / "whole")
 
 
-def test_a_killed_worker_is_one_failed_replica(tmp_path):
+def test_a_killed_worker_is_one_failed_replica(tmp_path, monkeypatch):
     """The other replica goes on; resuming mends the first."""
-    out = tmp_path / "run"
-
-    def kill(update):
-        if update.replica == 0 and update.state == "running":
-            victim = next(child for child in multiprocessing.active_children() if child.name == "replica-0")
-            os.kill(victim.pid, signal.SIGKILL)
-
-    statuses = run(out, length_ps=20.0, jobs=2, progress=kill)
+    out, length_ps = tmp_path / "run", 4.0
+    hold = killing.Hold(tmp_path / "hold", "replica-0/checkpoint.json", 3)
+    killer = threading.Thread(target=lambda: os.kill(hold.wait(), signal.SIGKILL))
+    killer.start()
+    with monkeypatch.context() as patch:
+        for name, value in hold.variables.items():
+            patch.setenv(name, value)
+        statuses = run(out, length_ps=length_ps, jobs=2)
+    killer.join()
     assert [status.state for status in statuses] == ["failed", "finished"]
     assert statuses[0].reason == "process-died"
     assert "killed by signal 9" in statuses[0].message
-    assert [status.state for status in run(out, length_ps=20.0, resume=True)] == ["finished"] * 2
-    run(tmp_path / "whole", length_ps=20.0)
+    assert [status.state for status in run(out, length_ps=length_ps, resume=True)] == ["finished"] * 2
+    run(tmp_path / "whole", length_ps=length_ps)
     assert_same_run(out, tmp_path / "whole")
 
 

@@ -44,12 +44,12 @@ def elsewhere(path, seconds=0.0):
     return generation
 
 
-def try_to_take(path, barrier, results):
+def try_to_take(path, barrier, results, all_have_tried):
     barrier.wait()
     try:
         Lease(path).acquire()
         results.put(os.getpid())
-        time.sleep(0.3)
+        all_have_tried.wait()
     except HeldError:
         results.put(None)
 
@@ -58,11 +58,13 @@ def test_of_many_who_want_it_at_once_one_gets_it(tmp_path):
     context = multiprocessing.get_context("fork")
     for generation in range(3):
         path = tmp_path / "jobs" / f"one-{generation}"
-        barrier, results = context.Barrier(8), context.Queue()
-        processes = [context.Process(target=try_to_take, args=(path, barrier, results)) for _ in range(8)]
+        barrier, results, all_have_tried = context.Barrier(8), context.Queue(), context.Event()
+        arguments = (path, barrier, results, all_have_tried)
+        processes = [context.Process(target=try_to_take, args=arguments) for _ in range(8)]
         for process in processes:
             process.start()
-        winners = [results.get(timeout=20) for _ in processes]
+        winners = [results.get(timeout=60) for _ in processes]
+        all_have_tried.set()
         for process in processes:
             process.join()
         assert sum(winner is not None for winner in winners) == 1
@@ -116,7 +118,7 @@ def test_elsewhere_silence_is_waited_out_and_a_sign_of_life_is_believed(tmp_path
     elsewhere(path, seconds=0.5)
     begin = time.monotonic()
     successor = Lease(path).acquire()
-    assert 0.7 < time.monotonic() - begin < 6.0
+    assert time.monotonic() - begin > 0.7
     assert str(successor.predecessor.process).endswith("on node7")
     successor.release()
 
@@ -124,22 +126,27 @@ def test_elsewhere_silence_is_waited_out_and_a_sign_of_life_is_believed(tmp_path
     record = json.loads((tmp_path / "job.2.json").read_text()) | {"released": False, "ttl_s": 30.0}
     record["process"] |= {"machine": "another kernel"}
     (tmp_path / "job.2.json").write_text(json.dumps(record))
-    beating = multiprocessing.get_context("fork").Process(target=beat, args=(tmp_path / "job.2.json",))
+    context = multiprocessing.get_context("fork")
+    seen = context.Event()
+    beating = context.Process(target=beat, args=(tmp_path / "job.2.json", seen))
     beating.start()
     begin = time.monotonic()
     with pytest.raises(HeldError):
         Lease(path).acquire()
-    assert time.monotonic() - begin < 5.0
+    # Had it not been believed, the wait would have been one and a half times as long as its time.
+    assert time.monotonic() - begin < 30.0
+    seen.set()
     beating.join()
 
 
-def beat(file):
-    for number in range(10):
-        record = json.loads(file.read_text()) | {"beat": 100 + number}
+def beat(file, seen):
+    number = 100
+    while not seen.wait(0.1):
+        number += 1
+        record = json.loads(file.read_text()) | {"beat": number}
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(record))
         temporary.replace(file)
-        time.sleep(0.1)
 
 
 def test_a_holder_that_cannot_renew_is_ended_by_the_kernel(tmp_path):
@@ -148,19 +155,20 @@ def test_a_holder_that_cannot_renew_is_ended_by_the_kernel(tmp_path):
     os.kill(process.pid, signal.SIGSTOP)
     time.sleep(1.3)
     os.kill(process.pid, signal.SIGCONT)
-    assert process.wait(timeout=5) == -signal.SIGALRM
+    assert process.wait(timeout=60) == -signal.SIGALRM
 
     # And where the disk refuses.
     (tmp_path / "full").mkdir()
     process = holder(tmp_path / "full" / "job", ttl_s=1.0)
     (tmp_path / "full").rename(tmp_path / "gone")
     (tmp_path / "full").write_text("in the way")
-    assert process.wait(timeout=5) == -signal.SIGALRM
+    assert process.wait(timeout=60) == -signal.SIGALRM
 
 
 def test_a_holder_that_renews_outlives_its_timer(tmp_path):
-    process = holder(tmp_path / "job", ttl_s=1.0)
-    time.sleep(2.5)
+    # Long beside any pause that a busy machine makes.
+    process = holder(tmp_path / "job", ttl_s=3.0)
+    time.sleep(4.0)
     assert process.poll() is None
     process.kill()
     process.wait()
@@ -175,7 +183,7 @@ def test_whoever_was_superseded_notices(tmp_path):
     assert second._take(2)
     with pytest.raises(LeaseLost):
         first.renew()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not lost and time.monotonic() < deadline:
         time.sleep(0.05)
     assert lost

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "openmm_mlbench"
 # What stands further right may import what stands further left.
 ORDER = [
-    *("errors", "units", "cells", "dihedrals", "files", "assets", "results", "paper", "topology"),
+    *("errors", "units", "cells", "dihedrals", "files", "assets", "results", "paper", "topology", "console"),
     *("reference_potentials", "data", "models", "training", "export", "forces", "potential"),
     *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *(
@@ -43,6 +43,13 @@ def modules():
     return {path.relative_to(PACKAGE).with_suffix("").parts: path for path in PACKAGE.rglob("*.py")}
 
 
+def imported_anywhere(path):
+    """Parts of this package that a file imports at its head or later."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("openmm_mlbench."):
+            yield node.module.split(".")[1]
+
+
 def imported_at_module_level(path):
     """Parts of this package that a file imports when it is imported itself."""
     waiting = list(ast.parse(path.read_text()).body)
@@ -68,6 +75,13 @@ def test_imports_point_left():
         imported = set(imported_at_module_level(path)) - {parts[0]}
         wrong = {name for name in imported if ORDER.index(name) > ORDER.index(parts[0])}
         assert not wrong, f"{path} imports {wrong} at its head"
+
+
+def test_nothing_imports_the_command_line():
+    """Not even later: what commands share is in console."""
+    for parts, path in modules().items():
+        if parts[0] not in {"cli", "__main__"}:
+            assert "cli" not in imported_anywhere(path), path
 
 
 def test_measuring_knows_nothing_of_making():

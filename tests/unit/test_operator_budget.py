@@ -5,12 +5,21 @@ import operator_budget
 import pytest
 import torch
 
+from openmm_mlbench.export import ahead_of_time
 from openmm_mlbench.models.registry import ARCHITECTURES
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def calls(request, tmp_path_factory):
-    return request.param, operator_budget.network_calls(request.param, tmp_path_factory.mktemp("budget"))
+def traced(request, tmp_path_factory):
+    """A network, its forms, and what was asked of the host while they were traced."""
+    with captured_ops.asked_while_tracing() as asked:
+        forms = operator_budget.network_calls(request.param, tmp_path_factory.mktemp("budget"))
+    return request.param, forms, asked
+
+
+@pytest.fixture(scope="module")
+def calls(traced):
+    return traced[:2]
 
 
 def test_no_network_executes_more_than_its_budget(calls):
@@ -29,6 +38,24 @@ def test_no_network_executes_more_than_its_budget(calls):
 def test_captured_paths_ask_the_host_for_nothing(calls, form):
     _, forms = calls
     captured_ops.assert_capturable(forms[form])
+
+
+def test_what_is_traced_asks_the_host_for_nothing(traced):
+    assert traced[2] == []
+
+
+def test_a_search_whose_length_alone_is_used_is_found():
+    """It leaves no node behind, and the number of this configuration for all others."""
+
+    def per_positive(x):
+        return x.sum() / (x > 0.0).nonzero().size(0), -x
+
+    example = (torch.tensor([1.0, -1.0, 3.0]),)
+    with captured_ops.asked_while_tracing() as asked:
+        graph = ahead_of_time.graph_without_autograd(per_positive, example)
+    assert captured_ops.offending_nodes(graph) == []
+    assert float(graph(torch.tensor([1.0, 2.0, 3.0]))[0]) == 3.0
+    assert asked == ["aten.nonzero"]
 
 
 def test_a_search_is_found(calls):

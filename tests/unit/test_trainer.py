@@ -14,6 +14,7 @@ import fresh_models
 import numpy as np
 import pytest
 import torch
+from killing import Hold
 from scipy.spatial.transform import Rotation
 
 from openmm_mlbench.data.splits import make_split
@@ -142,13 +143,15 @@ def test_the_log_has_one_line_per_epoch(tmp_path):
     assert best == list(np.minimum.accumulate(found))
 
 
-def start_training(folder, *options, epochs):
+def start_training(folder, *options, epochs, **variables):
     command = [
         sys.executable, "-m", "openmm_mlbench.cli", "train", "schnet", "ethanol-gfn2", "-o", str(folder),
         "--train-frames", "20", "--validation-frames", "5", "--test-frames", "5", "--batch-size", "4",
         "--device", "cpu", "--epochs", str(epochs), *options,
     ]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | variables
+    )
 
 
 def wait_for_epochs(process, folder, n_epochs):
@@ -162,14 +165,16 @@ def wait_for_epochs(process, folder, n_epochs):
 
 def test_kill_9_and_resume(tmp_path):
     """A process killed without warning leaves a folder that --resume ends as if nothing had been."""
-    epochs = 12
-    process = start_training(tmp_path / "cut", epochs=epochs)
+    epochs = 5
+    # Before the fourth epoch is logged; the checkpoint is of the first.
+    hold = Hold(tmp_path / "hold", "cut/log.csv", 4)
+    process = start_training(tmp_path / "cut", epochs=epochs, **hold.variables)
     try:
-        wait_for_epochs(process, tmp_path / "cut", 2)
+        assert hold.wait(process) == process.pid
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert len(read_log(tmp_path / "cut")) < epochs
+    assert len(read_log(tmp_path / "cut")) == 3
     resumed = start_training(tmp_path / "cut", "--resume", epochs=epochs)
     _, errors = resumed.communicate(timeout=500)
     assert resumed.returncode == 0, errors
@@ -233,6 +238,28 @@ def test_other_runs_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="does not exist; start without --resume"):
         trainer(tmp_path / "empty").run(resume=True)
     assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_of_two_trainings_in_one_folder_the_second_gets_one_line(tmp_path):
+    """The first goes on, and its folder is free once it has ended."""
+    refusals = []
+
+    def second(*_):
+        for resume in (False, True):
+            with pytest.raises(
+                TrainingError, match="another process is writing there; wait for it"
+            ) as caught:
+                trainer(tmp_path).run(resume=resume)
+            refusals.append(str(caught.value))
+
+    first = trainer(tmp_path)
+    first.run(on_epoch=second)
+    assert len(refusals) == 2 * RECIPE.max_epochs
+    assert all("\n" not in refusal for refusal in refusals)
+    alone = trainer(tmp_path / "alone")
+    alone.run()
+    assert same_weights(first.force_field.state_dict(), alone.force_field.state_dict())
+    trainer(tmp_path).run(resume=True)
 
 
 def test_the_limit_of_time_ends_a_run_which_may_go_on_later(tmp_path):
