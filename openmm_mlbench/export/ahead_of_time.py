@@ -211,7 +211,7 @@ def _scale_constants(graph_module: fx.GraphModule) -> None:
             scaled = graph_module.graph.get_attr(name)
         scaled.meta["val"] = matrix
         ahead.args = (ahead.args[0], scaled)
-        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        node.replace_all_uses_with(node.args[0])
         graph_module.graph.erase_node(node)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()

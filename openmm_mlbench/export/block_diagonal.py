@@ -5,6 +5,7 @@ couples rows of a network (sums over atoms, the mean force, the sign that an ato
 per copy, so that a NaN of one leaves the others what they are.
 """
 
+import contextlib
 from typing import Final
 
 import torch
@@ -213,11 +214,9 @@ def trace_copies(
     example = positions_nm.detach().to(torch.float64).repeat(copies, 1)
     core = trace_without_autograd(energies_and_forces, (example,))
     if tables:
-        try:
+        # Where they are too rough for tables: the network itself.
+        with contextlib.suppress(ModelError):
             core = tables_or_network(model, index, evaluation.numbers, evaluation.by_copy, core, example)
-        except ModelError:
-            # Too rough for tables: the network itself.
-            pass
     with torch.no_grad():
         return torch.jit.script(_Traced(core))
 

@@ -67,14 +67,14 @@ class FastSchNet(nn.Module):
 
     def with_tables(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The same, where nothing is recorded, with what :meth:`topology` returned."""
-        network, atomic_numbers = self.network, topology[0]
+        network = self.network
         size = pair_vectors.size(0) if pair_vectors.is_cuda else self.block
         distances = torch.linalg.vector_norm(pair_vectors, dim=1)
         rows, weights = self.tables.places(distances)
         first, second = topology[1].split(max(size, 1)), topology[2].split(max(size, 1))
         block_rows, block_weights = rows.split(max(size, 1)), weights.split(max(size, 1))
         values, slopes = self.tables.values.unbind(0), self.tables.slopes.unbind(0)
-        x = network.embedding(atomic_numbers)
+        x = network.embedding(topology[0])
         # What the way back needs of each interaction: the atoms' messages, the middle layer, three matrices.
         sent: list[Tensor] = []
         middles: list[Tensor] = []
@@ -151,14 +151,19 @@ class FastSchNet(nn.Module):
         of_x = torch.mm(torch.sigmoid(hidden) * network.output_2.weight, network.output_1.weight)
         of_filters: list[Tensor] = []
         for k in reversed(range(network.interactions)):
-            into, through = network.atom_in[k].weight, network.atom_mid[k].weight
-            of_middle = torch.mm(of_x, network.atom_out[k].weight) * torch.sigmoid(middles[k])
+            into, through = _weight(network.atom_in[k]), _weight(network.atom_mid[k])
+            of_middle = torch.mm(of_x, _weight(network.atom_out[k])) * torch.sigmoid(middles[k])
             at_centre = torch.mm(of_middle, through).index_select(0, centre)
             of_filters.insert(0, at_centre * arriving[k])
             of_x = of_x + torch.mm(zeros.index_add(0, neighbour, both_ways[k] * at_centre), into)
         ahead, back = torch.cat(of_filters, 1).chunk(2)
         along = ((ahead + back) * slopes).sum(1)
         return energies, pair_vectors * (along / distances).unsqueeze(1)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight
 
 
 def _linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -246,7 +251,6 @@ class FastDeepPotSE(nn.Module):
         assert gradient is not None
         return energies.detach(), gradient
 
-    @torch.no_grad()
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors that stay the same while species and pairs do: edges in K places per atom, atoms by species.
 

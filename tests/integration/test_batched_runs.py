@@ -77,6 +77,7 @@ def test_the_folders_are_those_of_separate_runs(tmp_path):
         "asked": "on",
         "replicas": [0, 1, 2, 3],
         "gain": None,
+        "threads": None,
         "reason": "asked for",
     }
     assert record["sessions"][0]["batching"] == record["batching"]
