@@ -123,21 +123,28 @@ class Potential:
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
                 f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
             )
-        if static and evaluation in ("auto", "ahead-of-time"):
-            model = self.archive.load_eager()
-            model.atomic_numbers, model.atoms = numbers, places
-            if evaluation == "auto" and self.card.model in TABULATED:
-                try:
-                    return specialise_tabulated(model, _spread_positions(len(numbers)))
-                except ModelError:
-                    # Too rough for tables: the network itself.
-                    pass
-            return specialise(model, _spread_positions(len(numbers)))
+        if static and evaluation in ("auto", "ahead-of-time", "tabulated"):
+            return self._specialised(numbers, places, evaluation)
         fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
         if fixed is not None and evaluation == "fixed-shapes":
             return fixed
         searched = self._searched(numbers, places, evaluation)
         return searched if fixed is None else both_forms(fixed, searched)
+
+    def _specialised(
+        self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
+    ) -> torch.jit.ScriptModule:
+        """The form for a small molecule, whose pairs are always the same."""
+        model = self.archive.load_eager()
+        model.atomic_numbers, model.atoms = numbers, atoms
+        example = _spread_positions(len(numbers))
+        if evaluation == "tabulated" or (evaluation == "auto" and self.card.model in TABULATED):
+            try:
+                return specialise_tabulated(model, example)
+            except ModelError:
+                if evaluation == "tabulated":
+                    raise
+        return specialise(model, example)
 
     def _searched(
         self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str

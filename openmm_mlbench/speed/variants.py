@@ -84,6 +84,7 @@ class Windows:
         self.properties: dict[str, str] = {}
         self.windows: dict[str, Window] = {}
         self.missing: dict[str, str] = {}
+        self._systems: dict[tuple[str, ...], Any] = {}
         self.module: torch.jit.ScriptModule | None = None
         self.arguments: list[Tensor] = []
         makers: dict[str, Callable[[], Window]] = {
@@ -95,16 +96,12 @@ class Windows:
             "ase": lambda: self._ase(case.potential.as_ase_calculator()),
             "ase, autograd": lambda: self._ase(self._eager_calculator()),
             "openmm-ml": lambda: self._steps(self._openmmml()),
-            "5 replicas": lambda: self._steps(
-                case.potential.create_copies(case.topology, COPIES).system, copies=COPIES
-            ),
+            "5 replicas": lambda: self._steps(self._copies(), copies=COPIES),
             "torchforce, more threads": lambda: self._steps(
                 self._system("torchforce", "auto"), threads=self._more_threads()
             ),
             "5 replicas, more threads": lambda: self._steps(
-                case.potential.create_copies(case.topology, COPIES).system,
-                copies=COPIES,
-                threads=self._more_threads(),
+                self._copies(), copies=COPIES, threads=self._more_threads()
             ),
             "engine": lambda: self._steps(self._empty_system()),
         }
@@ -172,12 +169,26 @@ class Windows:
 
     def _system(self, driver: str, evaluation: str) -> Any:
         case = self.case
-        return case.potential.create_system(
-            case.topology,
-            driver=driver,
-            evaluation=evaluation,
-            **_positions_for(case.potential.create_system, case),
-        )
+
+        def make() -> Any:
+            return case.potential.create_system(
+                case.topology,
+                driver=driver,
+                evaluation=evaluation,
+                **_positions_for(case.potential.create_system, case),
+            )
+
+        return self._once((driver, evaluation), make)
+
+    def _copies(self) -> Any:
+        case = self.case
+        return self._once(("copies",), lambda: case.potential.create_copies(case.topology, COPIES).system)
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """A System that two variants run: tracing a large network takes a while."""
+        if key not in self._systems:
+            self._systems[key] = make()
+        return self._systems[key]
 
     def _empty_system(self) -> Any:
         import openmm
