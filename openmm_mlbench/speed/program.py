@@ -3,7 +3,6 @@
 import math
 import os
 import platform as host
-import tempfile
 from collections.abc import Callable, Collection, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from openmm_mlbench.data.datasets import cache_folder
 from openmm_mlbench.files import read_json
 from openmm_mlbench.simulation.platforms import available_threads
 from openmm_mlbench.speed.cases import Case, make_case, repeated_box
@@ -85,22 +85,24 @@ def measure(
     """
     most_threads = available_threads() if most_threads is None else most_threads
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as folder:
-        case = make_case(model, system, Path(folder))
-        windows = Windows(
-            case,
-            platform=platform,
-            precision=precision,
-            threads=threads,
-            most_threads=most_threads,
-            original=original,
-            without=without,
-            note=note,
-        )
-        timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
-        torch.set_num_threads(threads)
-        counts = count_operators(windows.call)
-        growth = scaling_exponent(case, seconds=seconds) if scaling and case.box_nm is not None else None
+    # Beside what is compiled for them.
+    folder = cache_folder() / "fresh"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    case = make_case(model, system, folder)
+    windows = Windows(
+        case,
+        platform=platform,
+        precision=precision,
+        threads=threads,
+        most_threads=most_threads,
+        original=original,
+        without=without,
+        note=note,
+    )
+    timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
+    torch.set_num_threads(threads)
+    counts = count_operators(windows.call)
+    growth = scaling_exponent(case, seconds=seconds) if scaling and case.box_nm is not None else None
     return {
         "model": model,
         "architecture": case.potential.card.model,

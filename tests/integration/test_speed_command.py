@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from openmm_mlbench import cli
+from openmm_mlbench.data.datasets import CACHE_VARIABLE
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.speed import cases
@@ -66,11 +67,16 @@ def test_eager_pytorch_in_ase_has_the_same_forces(archive, periodic):
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-5 * np.abs(found[1][1]).max())
 
 
-def test_fresh_weights_in_a_box(monkeypatch):
+def test_fresh_weights_in_a_box(monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setitem(cases.PAPER_SIZES, ("schnet", "water"), fresh_models.TINY["schnet"])
     found = measure("schnet", "water", seconds=0.0, window_s=0.01, platform="Reference", scaling=True)
     assert found["n_atoms"] == 192
     assert found["weights"] == "fresh"
+    (kept,) = (tmp_path / "fresh").iterdir()
+    written = kept.stat().st_mtime_ns
+    case = cases.make_case("schnet", "water", kept.parent)
+    assert (case.potential.archive.path, kept.stat().st_mtime_ns) == (kept, written)
     assert set(found["scaling"]["process_us"]) == {"192", "1536"}
     # Eight times the atoms cost more, and a search among all pairs would cost 64 times as much.
     assert 0.3 < found["scaling"]["exponent"] < 1.8
