@@ -33,6 +33,7 @@ from openmm_mlbench.files import atomic_path, write_json
 from openmm_mlbench.models.force_field import ForceField
 from openmm_mlbench.models.neighbours import periodic_pairs
 from openmm_mlbench.models.registry import build_network
+from openmm_mlbench.simulation.platforms import keep_memory
 
 SKIN_A = 1.0
 HERE = Path(__file__).resolve().parent
@@ -252,6 +253,8 @@ def main():
     parser.add_argument("-o", "--output", type=Path, default=HERE / "results" / "scaling.json")
     parser.add_argument("--figure", type=Path, default=HERE.parent / "docs" / "figures" / "scaling.png")
     arguments = parser.parse_args()
+    # As a simulation does.
+    keep_memory()
     torch.set_num_threads(1)
     torch.jit.set_fusion_strategy([])
     results = measure(arguments.largest, arguments.rounds)

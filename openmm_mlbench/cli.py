@@ -42,7 +42,8 @@ PrecisionOption = Annotated[
     str, typer.Option(help="Of the platform: single, mixed, double, or auto: mixed on GPUs.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="Of each run; one below 100 atoms, else the cores, if not given.")
+    int | None,
+    typer.Option(help="Of each run, and the most that auto may choose; one below 100 atoms, else the cores."),
 ]
 DriverOption = Annotated[
     str, typer.Option(help="Of the learned force: torchforce, pythonforce (compiled), or auto.")

@@ -22,7 +22,7 @@ from openmm_mlbench.export.archive import Archive, find_archive
 from openmm_mlbench.export.block_diagonal import call_copies, script_copies, trace_copies
 from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.export.compiled import compile_molecule
-from openmm_mlbench.export.tabulated import TABULATED, tabulated
+from openmm_mlbench.export.tabulated import TABULATED, specialise_tabulated, tabulated
 from openmm_mlbench.forces.copies import Copies, Evaluate
 from openmm_mlbench.forces.drivers import FIXED_LISTS, Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
@@ -101,8 +101,8 @@ class Potential:
                 space), ``fixed-shapes`` (the same in a box, with lists of fixed length that suit
                 ``positions_nm``), ``autograd`` (pairs are searched and gradients taken at each call), or
                 ``auto``: the first where it serves; in a box, with positions and where there is a GPU, a
-                module that has fixed shapes there and searches on a processor; else the third, for
-                SchNet and DeepPot-SE as ``tabulated``: radial networks from tables, gradients by hand.
+                module that has fixed shapes there and searches on a processor; else the third.  SchNet and
+                DeepPot-SE run on a processor as ``tabulated``: radial networks from tables, gradients by hand.
             positions_nm: (n_selected, 3), an ordinary configuration in the box.
             box_nm: (3, 3), its box.
         """
@@ -123,15 +123,28 @@ class Potential:
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
                 f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
             )
-        if static and evaluation in ("auto", "ahead-of-time"):
-            model = self.archive.load_eager()
-            model.atomic_numbers, model.atoms = numbers, places
-            return specialise(model, _spread_positions(len(numbers)))
+        if static and evaluation in ("auto", "ahead-of-time", "tabulated"):
+            return self._specialised(numbers, places, evaluation)
         fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
         if fixed is not None and evaluation == "fixed-shapes":
             return fixed
         searched = self._searched(numbers, places, evaluation)
         return searched if fixed is None else both_forms(fixed, searched)
+
+    def _specialised(
+        self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
+    ) -> torch.jit.ScriptModule:
+        """The form for a small molecule, whose pairs are always the same."""
+        model = self.archive.load_eager()
+        model.atomic_numbers, model.atoms = numbers, atoms
+        example = _spread_positions(len(numbers))
+        if evaluation == "tabulated" or (evaluation == "auto" and self.card.model in TABULATED):
+            try:
+                return specialise_tabulated(model, example)
+            except ModelError:
+                if evaluation == "tabulated":
+                    raise
+        return specialise(model, example)
 
     def _searched(
         self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
@@ -380,7 +393,13 @@ class Potential:
             model = self.archive.load_eager()
             model.atomic_numbers = torch.tensor(atomic_numbers, dtype=torch.long)
             if static:
-                module = trace_copies(model, _spread_positions(n_atoms), n_copies, masses)
+                module = trace_copies(
+                    model,
+                    _spread_positions(n_atoms),
+                    n_copies,
+                    masses,
+                    tables=self.card.model in TABULATED,
+                )
             else:
                 module = script_copies(model, n_copies, masses)
         driver, _ = choose_driver(self._own_driver(self.driver))

@@ -24,8 +24,8 @@ from openmm_mlbench.potential import Potential
 from openmm_mlbench.speed.operators import count_operators
 
 FILE = Path(__file__).with_name("operator_budget.json")
-# What runs by default for a molecule, and in a box on a processor; and what a GPU captures in a box.
-FORMS = ("molecule", "box", "box, fixed shapes")
+# What runs by default for a molecule, and in a box on a processor; and what a GPU captures of both.
+FORMS = ("molecule", "molecule, captured", "box", "box, fixed shapes")
 # A triclinic cell of 9 atoms that is smaller than twice every cutoff, nm.
 BOX_NM = np.array([[0.76, 0.0, 0.0], [0.21, 0.71, 0.0], [-0.17, 0.2, 0.7]])
 
@@ -42,6 +42,7 @@ def network_calls(model, folder):
     eager = ExportedModel(field).eval()
     modules = {
         "molecule": (potential.module(numbers), (positions,)),
+        "molecule, captured": (potential.module(numbers, evaluation="ahead-of-time"), (positions,)),
         "box": (potential.module(numbers, periodic=True), (positions, box)),
         "box, fixed shapes": (specialise_periodic(eager, positions.detach(), box), (positions, box)),
     }

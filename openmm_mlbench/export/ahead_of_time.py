@@ -117,6 +117,10 @@ def _fold_constants(graph_module: fx.GraphModule) -> None:
             continue
         arguments, keywords = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source])
         value = node.target(*arguments, **keywords)
+        if isinstance(value, list | tuple):
+            # Pieces of a constant: each becomes one where it is taken out.
+            values[node] = value  # type: ignore[assignment]
+            continue
         # What has no operand would stay on the device of the trace.
         if not isinstance(value, Tensor) or (inputs and value.numel() > _LARGEST_FOLD):
             continue
@@ -126,9 +130,131 @@ def _fold_constants(graph_module: fx.GraphModule) -> None:
         with graph_module.graph.inserting_before(node):
             constant = graph_module.graph.get_attr(name)
         values[constant] = value
+        constant.meta["val"] = value
         node.replace_all_uses_with(constant)
         graph_module.graph.erase_node(node)
     graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
+    """The value of a node that is a constant tensor."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value = getattr(graph_module, str(node.target))
+    return value if isinstance(value, Tensor) else None
+
+
+def _replace(node: fx.Node, target: Any, arguments: tuple[Any, ...]) -> None:
+    """Another operation with the same result in the place of a node."""
+    with node.graph.inserting_before(node):
+        new = node.graph.call_function(target, arguments)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+@torch.no_grad()
+def _gather_permuted(graph_module: fx.GraphModule) -> None:
+    """A sum into zeros at places that are each hit once is a gather: the gradient of a permutation is its inverse."""
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or node.target != aten.index_add.default or node.kwargs:
+            continue
+        zeros, dimension, index_node, source = node.args
+        index = _constant(graph_module, index_node)
+        empty = isinstance(zeros, fx.Node) and zeros.target in (aten.new_zeros.default, aten.zeros.default)
+        if index is None or not empty:
+            continue
+        order = torch.argsort(index)
+        if node.meta["val"].size(dimension) != index.size(0) or not torch.equal(
+            index[order], torch.arange(index.size(0), device=index.device)
+        ):
+            continue
+        name = f"inverse_{node.name}"
+        graph_module.register_buffer(name, order)
+        with graph_module.graph.inserting_before(node):
+            inverse = graph_module.graph.get_attr(name)
+        inverse.meta["val"] = order
+        _replace(node, aten.index_select.default, (source, dimension, inverse))
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+@torch.no_grad()
+def _scale_constants(graph_module: fx.GraphModule) -> None:
+    """A number that multiplies what meets nothing but a constant matrix next goes into that matrix.
+
+    The derivative of an activation is linear in the gradient that comes, so a number passes through it.
+    """
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or node.target != aten.mul.Tensor:
+            continue
+        number = _constant(graph_module, node.args[1])
+        if number is None or number.dim() > 0:
+            continue
+        ahead = node
+        while len(ahead.users) == 1:
+            user = next(iter(ahead.users))
+            if user.args[0] is not ahead or user.target not in (aten.silu_backward.default, aten.mm.default):
+                break
+            ahead = user
+            if user.target == aten.mm.default:
+                break
+        if ahead.target != aten.mm.default:
+            continue
+        matrix = _constant(graph_module, ahead.args[1])
+        if matrix is None:
+            continue
+        name = f"scaled_{node.name}"
+        graph_module.register_buffer(name, matrix * number)
+        with graph_module.graph.inserting_before(ahead):
+            scaled = graph_module.graph.get_attr(name)
+        scaled.meta["val"] = matrix
+        ahead.args = (ahead.args[0], scaled)
+        node.replace_all_uses_with(node.args[0])
+        graph_module.graph.erase_node(node)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+_RESHAPES = (
+    *(aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default),  # noqa: SLF001 - its name
+    *(aten.squeeze.default, aten.squeeze.dim),
+)
+
+
+def _merge_views(graph_module: fx.GraphModule) -> None:
+    """Views of views of contiguous tensors as one, and none where the shape is the first one's."""
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or node.target not in _RESHAPES:
+            continue
+        first = node.args[0]
+        while first.target in _RESHAPES and first.args[0].meta["val"].is_contiguous():
+            first = first.args[0]
+        if not first.meta["val"].is_contiguous():
+            continue
+        shape = list(node.meta["val"].shape)
+        if list(first.meta["val"].shape) == shape:
+            node.replace_all_uses_with(first)
+            graph_module.graph.erase_node(node)
+        elif first is not node.args[0]:
+            _replace(node, aten.view.default, (first, shape))
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _merge_equal(graph_module: fx.GraphModule) -> None:
+    """The same operation on the same operands once: nothing in the graph works in place."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph_module.graph.nodes):
+        if node.op not in ("call_function", "get_attr"):
+            continue
+        key = (node.op, str(node.target), repr(node.args), repr(sorted(node.kwargs.items())))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph_module.graph.erase_node(node)
+        else:
+            seen[key] = node
     graph_module.recompile()
 
 
@@ -139,11 +265,15 @@ def _treated(graph_module: fx.GraphModule) -> fx.GraphModule:
     _restore_silu(graph_module)
     _typed_scalars(graph_module)
     _fold_constants(graph_module)
+    _gather_permuted(graph_module)
+    _scale_constants(graph_module)
+    _merge_views(graph_module)
+    _merge_equal(graph_module)
     return graph_module
 
 
 def trace_without_autograd(
-    function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
+    function: Callable[..., tuple[Tensor, ...]], example: tuple[Tensor, ...]
 ) -> torch.jit.ScriptModule:
     """A function of tensors, which may take gradients inside, as a graph of plain operations.
 
@@ -157,7 +287,7 @@ def trace_without_autograd(
 
 
 def graph_without_autograd(
-    function: Callable[..., tuple[Tensor, Tensor]], example: tuple[Tensor, ...]
+    function: Callable[..., tuple[Tensor, ...]], example: tuple[Tensor, ...]
 ) -> fx.GraphModule:
     """The same before it becomes TorchScript."""
     with torch.enable_grad():
@@ -202,7 +332,11 @@ def specialise(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptMo
         A module with ``forward(positions)`` of the same contract as the model's.
     """
     example = positions_nm.detach().to(torch.float64)
-    core = trace_without_autograd(function_of_molecule(model), (example,))
+    return specialised_around(trace_without_autograd(function_of_molecule(model), (example,)), model)
+
+
+def specialised_around(core: torch.jit.ScriptModule, model: ExportedModel) -> torch.jit.ScriptModule:
+    """A core for positions (n_selected, 3), float64, with the model's choice of atoms and OpenMM's contract."""
     with torch.no_grad():
         return torch.jit.script(_Specialised(core, model.atoms))
 

@@ -5,13 +5,16 @@ couples rows of a network (sums over atoms, the mean force, the sign that an ato
 per copy, so that a NaN of one leaves the others what they are.
 """
 
+import contextlib
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.ahead_of_time import trace_without_autograd
 from openmm_mlbench.export.exported_model import ExportedModel
+from openmm_mlbench.export.tabulated import tables_or_network
 from openmm_mlbench.models.neighbours import all_pairs
 
 
@@ -54,6 +57,10 @@ class _Evaluation(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Energies (copies,), float64, kJ/mol, and forces (copies * n_atoms, 3), kJ/mol/nm, in the network's dtype."""
         per_atom, forces = self.model.per_atom(pair_vectors, pair_index, topology)
+        return self.by_copy(per_atom, forces)
+
+    def by_copy(self, per_atom: Tensor, forces: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from energies and forces of all atoms as the network gives them."""
         if self.direct:
             blocks = forces.view(self.copies, -1, 3)
             if self.remove_mean_force:
@@ -179,7 +186,7 @@ class _Called(nn.Module):
 
 
 def trace_copies(
-    model: ExportedModel, positions_nm: Tensor, copies: int, masses: Tensor
+    model: ExportedModel, positions_nm: Tensor, copies: int, masses: Tensor, *, tables: bool = False
 ) -> torch.jit.ScriptModule:
     """A module without autograd at run time for copies of a small molecule in open space.
 
@@ -188,6 +195,7 @@ def trace_copies(
         positions_nm: (n_atoms, 3) of one copy, any configuration with atoms apart.
         copies: how many.
         masses: (n_atoms,) of one copy.
+        tables: take radial networks from tables on a processor, where the architecture has them.
 
     Returns:
         A module with ``forward(positions) -> (energy, forces)`` for OpenMM, and ``by_copy`` with the energies
@@ -205,6 +213,10 @@ def trace_copies(
 
     example = positions_nm.detach().to(torch.float64).repeat(copies, 1)
     core = trace_without_autograd(energies_and_forces, (example,))
+    if tables:
+        # Where they are too rough for tables: the network itself.
+        with contextlib.suppress(ModelError):
+            core = tables_or_network(model, index, evaluation.numbers, evaluation.by_copy, core, example)
     with torch.no_grad():
         return torch.jit.script(_Traced(core))
 

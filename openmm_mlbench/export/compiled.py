@@ -140,14 +140,23 @@ def _check_folder(folder: Path) -> None:
 
 def _key(sha256: str, atomic_numbers: list[int], device: str) -> str:
     """Name of the compiled code: everything that it depends on."""
-    known = [sha256, atomic_numbers, __version__, _sources(), str(torch.__version__), device, _processor()]
+    known = [
+        sha256,
+        atomic_numbers,
+        __version__,
+        source_digest(),
+        str(torch.__version__),
+        device,
+        _processor(),
+    ]
     if device == "cuda":
         known += [torch.cuda.get_device_name(), list(torch.cuda.get_device_capability())]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
 
 @functools.cache
-def _sources() -> str:
+def source_digest() -> str:
+    """Of the code that decides what a network computes and what is compiled for it."""
     package = Path(__file__).resolve().parents[1]
     found = hashlib.sha256()
     for pattern in _SOURCES:

@@ -1,12 +1,20 @@
-"""The form for processors in condensed phase: searched pairs, tables, gradients by hand."""
+"""The forms for processors: radial networks from tables, gradients by hand; pairs searched, or all of a molecule."""
+
+from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from openmm_mlbench.errors import ModelError
+from openmm_mlbench.export.ahead_of_time import (
+    function_of_molecule,
+    specialised_around,
+    trace_without_autograd,
+)
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.models.fast_forms import fast_form
-from openmm_mlbench.models.neighbours import forces_from_pairs
+from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs
 
 # Architectures that have a fast form, as cards name them.
 TABULATED = ("schnet", "deeppot-se")
@@ -46,7 +54,88 @@ def tabulated(model: ExportedModel) -> torch.jit.ScriptModule:
     Raises:
         ModelError: an architecture without a fast form, or radial networks that are too rough for tables.
     """
+    return torch.jit.script(_Tabulated(model, fast_form_of(model)).eval())
+
+
+def fast_form_of(model: ExportedModel) -> nn.Module:
+    """The fast form of a model's network; raises as :func:`tabulated` does."""
     fast = fast_form(model.network)
     if fast is None:
         raise ModelError(f"{type(model.network).__name__} has no tabulated form; use evaluation='autograd'")
-    return torch.jit.script(_Tabulated(model, fast).eval())
+    return fast
+
+
+class _TablesOrNetwork(nn.Module):
+    """Tables on a processor, the network itself on a GPU, which waits for nobody there, and for pairs that are too close."""
+
+    shortest: Final[float]
+
+    def __init__(
+        self, tables: torch.jit.ScriptModule, network: torch.jit.ScriptModule, shortest: float
+    ) -> None:
+        super().__init__()
+        self.tables = tables
+        self.network = network
+        self.shortest = shortest
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if positions.is_cuda:
+            return self.network(positions)
+        energy, forces, close = self.tables(positions)
+        if self.shortest > 0.0 and bool(close):
+            return self.network(positions)
+        return energy, forces
+
+
+def tables_or_network(
+    model: ExportedModel,
+    pair_index: Tensor,
+    atomic_numbers: Tensor,
+    finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    network: torch.jit.ScriptModule,
+    example: Tensor,
+) -> torch.jit.ScriptModule:
+    """A traced core with tables for a fixed list of pairs.
+
+    Args:
+        model: of an architecture that has a fast form.
+        pair_index: (2, n_pairs).
+        atomic_numbers: (n,), of all that the pairs are between.
+        finish: from energies (n,) and forces (n, 3) in the network's units to what comes out.
+        network: the same without tables.
+        example: positions (n, 3), nm, float64.
+
+    Raises:
+        ModelError: an architecture without a fast form, or radial networks that are too rough for tables.
+    """
+    fast = fast_form_of(model)
+    topology = fast.fixed_topology(atomic_numbers, pair_index)  # type: ignore[operator]
+
+    def evaluate(positions: Tensor) -> tuple[Tensor, ...]:
+        scaled = positions * model.angstrom_per_nm
+        vectors = scaled.index_select(0, pair_index[1]) - scaled.index_select(0, pair_index[0])
+        vectors = vectors.to(model.one.dtype)
+        per_atom, gradient = fast.fixed(vectors, topology)  # type: ignore[operator]
+        # NaN is not close: it has to come out.
+        close = (torch.linalg.vector_norm(vectors, dim=1) < fast.shortest).any()
+        return *finish(per_atom, forces_from_pairs(gradient, pair_index, per_atom.size(0))), close
+
+    tables = trace_without_autograd(evaluate, (example,))
+    return torch.jit.script(_TablesOrNetwork(tables, network, float(fast.shortest)))  # type: ignore[arg-type]
+
+
+def specialise_tabulated(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptModule:
+    """A TorchScript module with tables for these atoms in open space; on a GPU the network itself, ahead of time.
+
+    Args:
+        model: with ``atomic_numbers`` and ``atoms`` set for the topology.
+        positions_nm: (n_selected, 3), an ordinary configuration to trace with.
+
+    Raises:
+        ModelError: as :func:`tabulated`.
+    """
+    example = positions_nm.detach().to(torch.float64)
+    network = trace_without_autograd(function_of_molecule(model), (example,))
+    index = all_pairs(model.atomic_numbers.size(0), model.atomic_numbers.device)
+    core = tables_or_network(model, index, model.atomic_numbers, model.in_openmm_units, network, example)
+    return specialised_around(core, model)

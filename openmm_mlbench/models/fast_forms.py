@@ -7,9 +7,11 @@ pairs are taken in blocks that stay in the processor's cache.  A GPU takes all p
 """
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from openmm_mlbench.models.cutoffs import cosine_cutoff
 from openmm_mlbench.models.deeppot_se import DeepPotSE
@@ -34,6 +36,7 @@ class FastSchNet(nn.Module):
         # Nothing asks for the gradient of weights, which would record every operation.
         self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
         self.block = 1024
+        self.shortest = 0.0
         exact = copy.deepcopy(network).double()
 
         def filters(distances: Tensor) -> Tensor:
@@ -56,20 +59,22 @@ class FastSchNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
         with torch.no_grad():
-            return self.computed(atomic_numbers, pair_vectors, pair_index)
+            return self.with_tables(pair_vectors, self.topology(atomic_numbers, pair_index))
 
-    def computed(
-        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same, where nothing is recorded."""
+    def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
+        """Index tensors that stay the same while species and pairs do: species, first and second atom of each pair."""
+        return [atomic_numbers, pair_index[0], pair_index[1]]
+
+    def with_tables(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same, where nothing is recorded, with what :meth:`topology` returned."""
         network = self.network
         size = pair_vectors.size(0) if pair_vectors.is_cuda else self.block
         distances = torch.linalg.vector_norm(pair_vectors, dim=1)
         rows, weights = self.tables.places(distances)
-        first, second = pair_index[0].split(max(size, 1)), pair_index[1].split(max(size, 1))
+        first, second = topology[1].split(max(size, 1)), topology[2].split(max(size, 1))
         block_rows, block_weights = rows.split(max(size, 1)), weights.split(max(size, 1))
         values, slopes = self.tables.values.unbind(0), self.tables.slopes.unbind(0)
-        x = network.embedding(atomic_numbers)
+        x = network.embedding(topology[0])
         # What the way back needs of each interaction: the atoms' messages, the middle layer, three matrices.
         sent: list[Tensor] = []
         middles: list[Tensor] = []
@@ -114,6 +119,64 @@ class FastSchNet(nn.Module):
         if len(along) == 0:
             return energies, pair_vectors
         return energies, pair_vectors * (torch.cat(along) / distances).unsqueeze(1)
+
+    @torch.jit.unused
+    def fixed_topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
+        """Index tensors for :meth:`fixed`: species, centre and neighbour of each edge."""
+        return self.network.topology(atomic_numbers, pair_index)
+
+    @torch.jit.unused
+    def fixed(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What :meth:`with_tables` gives, in fewer and larger operations: for few pairs, to be traced."""
+        network = self.network
+        species, centre, neighbour = topology[0], topology[1], topology[2]
+        distances = torch.linalg.vector_norm(pair_vectors, dim=1)
+        rows, weights = self.tables.places(distances)
+        # One reading for all interactions.
+        values = read_table(self.tables.values.transpose(0, 1).flatten(1), rows, weights)
+        slopes = read_table(self.tables.slopes.transpose(0, 1).flatten(1), rows, weights)
+        both_ways = torch.cat([values, values]).chunk(network.interactions, 1)
+        x = network.embedding(species)
+        zeros = torch.zeros(x.size(0), both_ways[0].size(1), dtype=x.dtype, device=x.device)
+        arriving: list[Tensor] = []
+        middles: list[Tensor] = []
+        for k in range(network.interactions):
+            arriving.append(_linear(network.atom_in[k], x).index_select(0, neighbour))
+            gathered = zeros.index_add(0, centre, both_ways[k] * arriving[k])
+            middles.append(_linear(network.atom_mid[k], gathered))
+            x = x + _after_softplus(network.atom_out[k], middles[k])
+        hidden = _linear(network.output_1, x)
+        energies = _after_softplus(network.output_2, hidden).squeeze(1)
+        # The derivative of the shifted softplus is the sigmoid.
+        of_x = torch.mm(torch.sigmoid(hidden) * network.output_2.weight, network.output_1.weight)
+        of_filters: list[Tensor] = []
+        for k in reversed(range(network.interactions)):
+            into, through = _weight(network.atom_in[k]), _weight(network.atom_mid[k])
+            of_middle = torch.mm(of_x, _weight(network.atom_out[k])) * torch.sigmoid(middles[k])
+            at_centre = torch.mm(of_middle, through).index_select(0, centre)
+            of_filters.insert(0, at_centre * arriving[k])
+            of_x = of_x + torch.mm(zeros.index_add(0, neighbour, both_ways[k] * at_centre), into)
+        ahead, back = torch.cat(of_filters, 1).chunk(2)
+        along = ((ahead + back) * slopes).sum(1)
+        return energies, pair_vectors * (along / distances).unsqueeze(1)
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight
+
+
+def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    product = torch.mm(x, layer.weight.t())
+    return product if layer.bias is None else product + layer.bias
+
+
+def _after_softplus(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer of the shifted softplus of x; the shift is in the bias."""
+    assert isinstance(layer, nn.Linear)
+    bias = layer.bias - math.log(2.0) * layer.weight.sum(1)
+    return torch.mm(functional.softplus(x), layer.weight.t()) + bias
 
 
 class FastDeepPotSE(nn.Module):
@@ -160,26 +223,23 @@ class FastDeepPotSE(nn.Module):
             close = float(torch.linalg.vector_norm(pair_vectors.detach(), dim=1).min()) < self.shortest
         if close:
             return self.without_tables(atomic_numbers, pair_vectors, pair_index)
-        return self.with_tables(atomic_numbers, pair_vectors, pair_index)
+        return self.with_tables(pair_vectors, self.topology(atomic_numbers, pair_index))
 
-    def with_tables(
-        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same, of pairs that are not too close."""
+    def with_tables(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same, of pairs that are not too close, with what :meth:`topology` returned."""
         network = self.network
+        pairs, factors, ordered = topology[0], topology[1], topology[2]
         vectors = pair_vectors.detach().requires_grad_()
         environment = network.environment(vectors)
         # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
         with torch.no_grad():
-            kinds = network.lookup[atomic_numbers]
-            pairs, factors, ordered = self.layout(kinds, pair_index)
             rows = environment.index_select(0, pairs).view(factors.size()) * factors
             near, share = self.tables.places(rows[:, :, 0].flatten())
             near = (near + (2 * self.tables.n_knots) * ordered).view(rows.size())
             share = share.view(rows.size())
             product = self.products(rows, near, share)
         product.requires_grad_()
-        energies = self.fitted(product, kinds)
+        energies = self.fitted(product, topology[3], topology[4])
         of_product = torch.autograd.grad([energies.sum()], [product])[0]
         assert of_product is not None
         with torch.no_grad():
@@ -191,14 +251,17 @@ class FastDeepPotSE(nn.Module):
         assert gradient is not None
         return energies.detach(), gradient
 
-    def layout(self, kinds: Tensor, pair_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Edges in K places per atom, as in :meth:`DeepPotSE.topology`.
+    def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
+        """Index tensors that stay the same while species and pairs do: edges in K places per atom, atoms by species.
 
         Returns:
             pairs (n_atoms * K,); factors (n_atoms, K, 4) of (s, s x / r), 0 in empty places; ordered
-            pair of species (n_atoms * K, 1).
+            pair of species (n_atoms * K, 1); atoms in equal groups by species (n_species * group,), and the
+            place (n_atoms,) of each among them.
         """
-        network, n_atoms, n_pairs = self.network, kinds.size(0), pair_index.size(1)
+        network = self.network
+        kinds = network.lookup[atomic_numbers]
+        n_atoms, n_pairs = kinds.size(0), pair_index.size(1)
         centre, neighbour = directed_edges(pair_index)
         places = group_by_label(centre, n_atoms)[0]
         filled = places < centre.size(0)
@@ -208,7 +271,20 @@ class FastDeepPotSE(nn.Module):
         factors = torch.where((places < n_pairs).unsqueeze(2), ahead.unsqueeze(1), back.unsqueeze(1))
         factors = factors * filled.unsqueeze(2)
         others = kinds.index_select(0, neighbour.index_select(0, edges)).view(n_atoms, -1)
-        return edges % n_pairs, factors, (kinds.unsqueeze(1) * network.n_species + others).view(-1, 1)
+        ordered = (kinds.unsqueeze(1) * network.n_species + others).view(-1, 1)
+        atoms, slots = group_by_label(kinds, network.n_species)
+        # What an empty place of a group holds is never read.
+        return [edges % n_pairs, factors, ordered, atoms.clamp(max=n_atoms - 1).flatten(), slots]
+
+    @torch.jit.unused
+    def fixed_topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
+        """Index tensors for :meth:`fixed`."""
+        return self.topology(atomic_numbers, pair_index)
+
+    @torch.jit.unused
+    def fixed(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What :meth:`with_tables` gives, in the form for few pairs: to be traced."""
+        return self.with_tables(pair_vectors, topology)
 
     def block_of(self, rows: Tensor) -> int:
         """Atoms that are taken together."""
@@ -235,22 +311,18 @@ class FastDeepPotSE(nn.Module):
             flat_n, flat_s, back = n.flatten(0, 1), s.flatten(0, 1), of_block.transpose(1, 2)
             embedded = read_table(values, flat_n, flat_s).view(n.size(0), n.size(1), -1)
             slope = read_table(slopes, flat_n, flat_s).view(n.size(0), n.size(1), -1)
-            of_row = torch.bmm(embedded, back)
-            # G depends on the first column, s.
-            of_row[:, :, 0] += (torch.bmm(slope, back) * row).sum(2)
-            result.append(of_row)
+            # G depends on the first column, s.  Not in place: a trace would lose what is written to a view.
+            through = (torch.bmm(slope, back) * row).sum(2, keepdim=True)
+            result.append(torch.bmm(embedded, back) + functional.pad(through, [0, 3]))
         return torch.cat(result)
 
-    def fitted(self, product: Tensor, kinds: Tensor) -> Tensor:
-        """Energies (n_atoms,) of R^T G (n_atoms, 4, width)."""
+    def fitted(self, product: Tensor, atoms: Tensor, slots: Tensor) -> Tensor:
+        """Energies (n_atoms,) of R^T G (n_atoms, 4, width), with the last two tensors of :meth:`topology`."""
         network = self.network
         product = product * (1.0 / network.n_neighbours)
         n_atoms, width = product.size(0), product.size(2)
         descriptor = torch.bmm(product.transpose(1, 2), product[:, :, : network.axis]).reshape(n_atoms, -1)
-        atoms, slots = group_by_label(kinds, network.n_species)
-        # What an empty place of a group holds is never read.
-        atoms = atoms.clamp(max=n_atoms - 1)
-        grouped = descriptor.index_select(0, atoms.flatten()).view(atoms.size(0), -1, width * network.axis)
+        grouped = descriptor.index_select(0, atoms).view(network.n_species, -1, width * network.axis)
         return network.fitting(grouped).flatten().index_select(0, slots)
 
     def without_tables(

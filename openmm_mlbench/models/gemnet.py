@@ -165,7 +165,7 @@ class _Interaction(nn.Module):
             x = layer(x, scale)
             scale *= math.sqrt(0.5)
         # Atom update.
-        total = sum_at_centres((x * atom_filters).unsqueeze(0), centre, places, n_atoms)[0]
+        total = sum_at_centres((x * atom_filters).unsqueeze(0), centre, places, n_atoms).squeeze(0)
         if not torch.jit.is_scripting() and self.fitting:
             total = self.fit(scales[2], total, x * self.middle_scale)
         update = functional.silu(torch.mm(total, self.atom_dense))
@@ -502,5 +502,5 @@ class GemNetDT(_GemNet):
             filtered = self.fit_heads(self.scale_force, filtered, hidden)
         # Along the edge, from neighbour to centre.
         along = self.force.total(filtered, self.force.scale).unsqueeze(1) * -units
-        forces = sum_at_centres(along.unsqueeze(0), topology[1], topology[5], energies.size(0))[0]
+        forces = sum_at_centres(along.unsqueeze(0), topology[1], topology[5], energies.size(0)).squeeze(0)
         return energies, forces

@@ -49,7 +49,8 @@ class RadialTables(nn.Module):
         weights = torch.stack(
             [(1.0 + 2.0 * t) * s * s, t * s * s, t * t * (1.0 + 2.0 * s), -t * t * s], dim=1
         )
-        rows = 2 * left.to(torch.long).unsqueeze(1) + torch.arange(4, device=x.device)
+        # NaN becomes some number here, and stays NaN in the weights.
+        rows = 2 * left.to(torch.long).clamp(min=0).unsqueeze(1) + torch.arange(4, device=x.device)
         return rows, weights
 
 

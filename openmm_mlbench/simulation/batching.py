@@ -1,5 +1,10 @@
-"""Whether the replicas of a run share a Context: what forbids it, what the run began with, what a short timing says."""
+"""Whether the replicas of a run share a Context: what forbids it, what the run began with, what a short timing says.
 
+Several copies are enough work for threads where one molecule is not, so the timing tries both with as many threads
+as the run may use; whichever is the fastest becomes the run's.
+"""
+
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +15,7 @@ import numpy as np
 from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.simulation.batch import shared_context
 from openmm_mlbench.simulation.logbook import one_line
-from openmm_mlbench.simulation.platforms import create_context
+from openmm_mlbench.simulation.platforms import PlatformChoice, create_context, limit_threads
 from openmm_mlbench.simulation.run_folder import read_status
 from openmm_mlbench.simulation.seeds import integrator_seed
 from openmm_mlbench.simulation.shared_context import WARM_UP_CALLS, SharedContext
@@ -42,6 +47,7 @@ def plan_batch(
     topology: Any,
     *,
     jobs: int = 1,
+    most_threads: int = 1,
     note: Callable[[str], None] | None = None,
 ) -> tuple[Batch | None, dict[str, Any]]:
     """Decide, and say so in one line.
@@ -52,11 +58,13 @@ def plan_batch(
         system: of a single one.
         topology: of a single one.
         jobs: processes.
+        most_threads: that ``auto`` may choose.
         note: is told the decision and its reason, except where nothing was asked for or decided.
 
     Returns:
         The batch or None, and what run.json keeps of the decision: ``asked``, ``replicas`` (empty: none share a
-        Context), ``gain`` (how many times as fast, where it was timed) and ``reason``.
+        Context), ``gain`` (how many times as fast, where it was timed), ``threads`` (where they were chosen by that
+        timing; a resumed run keeps them) and ``reason``.
 
     Raises:
         SimulationError: ``on``, and it cannot be done.
@@ -89,33 +97,69 @@ def plan_batch(
             note(f"{len(chosen)} replicas share one Context: {reason}")
         return batch, _record(mode, batch, reason)
     assert batch is not None
-    return _timed(batch, system, note)
+    return _timed(batch, system, _thread_counts(batch.tasks[0].platform, most_threads), note)
+
+
+def with_threads(task: ReplicaTask, threads: int) -> ReplicaTask:
+    """A task on another number of threads."""
+    platform = dataclasses.replace(task.platform, threads=threads)
+    return dataclasses.replace(task, platform=platform, threads=threads)
+
+
+def _thread_counts(platform: PlatformChoice, most: int) -> list[int]:
+    """Numbers of threads worth a timing: 1, 2, 4 ... and the most."""
+    # The CPU platform's are part of its Context, and a GPU has no use for them.
+    if platform.name != "Reference":
+        return [platform.threads]
+    return sorted({1, most, *(2**k for k in range(most.bit_length()) if 2**k <= most)})
 
 
 def _timed(
-    batch: Batch, system: Any, note: Callable[[str], None] | None
+    batch: Batch, system: Any, counts: list[int], note: Callable[[str], None] | None
 ) -> tuple[Batch | None, dict[str, Any]]:
-    """Keep the batch if a short timing is in favour of it."""
+    """Keep the batch if a short timing is in favour of it, on the number of threads that is."""
     n = len(batch.tasks)
     try:
-        alone_s, together_s = _step_times(batch, system)
+        alone, together = _step_times(batch, system, counts)
     except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises; a run will tell
         reason = f"no step could be timed ({type(error).__name__}: {one_line(error)})"
         if note is not None:
             note(f"replicas run one by one: {reason}")
         return None, _record("auto", None, reason)
-    gain = n * alone_s / together_s
-    reason = f"{n / together_s:.0f} steps/s of {n} replicas in one Context, {1 / alone_s:.0f} one by one: {gain:.2f} times as fast"
+    # One by one or together: threads, seconds per step.
+    one, all_of_them = _fewest_threads(alone), _fewest_threads(together)
+    gain = n * one[1] / all_of_them[1]
     pays = gain >= WORTHWHILE
+    threads = all_of_them[0] if pays else one[0]
+    reason = (
+        f"{n / all_of_them[1]:.0f} steps/s of {n} replicas in one Context{_on(all_of_them[0], counts)}, "
+        f"{1 / one[1]:.0f} one by one{_on(one[0], counts)}: {gain:.2f} times as fast"
+    )
     if note is not None:
-        note(f"{reason}; they {'share one Context' if pays else 'run one by one'}")
-    kept = batch if pays else None
-    return kept, _record("auto", kept, reason, round(gain, 3))
+        note(f"{reason}; they {'share one Context' if pays else 'run one by one'}{_on(threads, counts)}")
+    kept = None
+    if pays:
+        kept = Batch(tasks=[with_threads(task, threads) for task in batch.tasks], context=batch.context)
+        kept.context.platform, kept.context.threads = kept.tasks[0].platform, threads
+    return kept, _record("auto", kept, reason, round(gain, 3), threads)
 
 
-def _record(asked: str, batch: Batch | None, reason: str, gain: float | None = None) -> dict[str, Any]:
+def _fewest_threads(seconds: dict[int, float]) -> tuple[int, float]:
+    """The fewest threads that are hardly slower than the fastest number of them, and seconds per step."""
+    fastest = min(seconds.values())
+    return next((n, s) for n, s in sorted(seconds.items()) if s < WORTHWHILE * fastest)
+
+
+def _on(threads: int, counts: list[int]) -> str:
+    """Where there was a choice."""
+    return f" on {threads} thread{'' if threads == 1 else 's'}" if len(counts) > 1 else ""
+
+
+def _record(
+    asked: str, batch: Batch | None, reason: str, gain: float | None = None, threads: int | None = None
+) -> dict[str, Any]:
     replicas = [] if batch is None else [task.replica for task in batch.tasks]
-    return {"asked": asked, "replicas": replicas, "gain": gain, "reason": reason}
+    return {"asked": asked, "replicas": replicas, "gain": gain, "threads": threads, "reason": reason}
 
 
 def _has_ended(task: ReplicaTask) -> bool:
@@ -164,8 +208,8 @@ def _obstacle(tasks: list[ReplicaTask], jobs: int) -> str:
     return ""
 
 
-def _step_times(batch: Batch, system: Any) -> tuple[float, float]:
-    """Least seconds per step of one replica and of all together, in windows that take turns."""
+def _step_times(batch: Batch, system: Any, counts: list[int]) -> tuple[dict[int, float], dict[int, float]]:
+    """Least seconds per step by number of threads, of one replica and of all together, in windows that take turns."""
     first = batch.tasks[0]
     alone = first.protocol.make_integrator(integrator_seed(first.seed, first.replica))
     context = create_context(system, alone, first.platform)
@@ -174,17 +218,27 @@ def _step_times(batch: Batch, system: Any) -> tuple[float, float]:
     context.setPositions(first.positions_nm)
     batch.context.make(list(range(len(batch.tasks))), integrator_seed(first.seed, first.replica))
     engines = (alone, batch.context.integrator)
-    for engine in engines:
-        engine.step(WARM_UP_CALLS)
-    steps = [max(1, int(_WINDOW_S / _seconds(engine, 1))) for engine in engines]
-    least = [np.inf, np.inf]
-    begin = time.perf_counter()
-    for _ in range(_WINDOWS):
-        for i, engine in enumerate(engines):
-            least[i] = min(least[i], _seconds(engine, steps[i]) / steps[i])
-        if time.perf_counter() - begin > _LONGEST_S:
-            break
-    return least[0], least[1]
+    steps: dict[tuple[int, int], int] = {}
+    least: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    try:
+        for engine, integrator in enumerate(engines):
+            integrator.step(WARM_UP_CALLS)
+            for threads in counts:
+                limit_threads(threads)
+                # The first step of a number of threads starts them.
+                integrator.step(1)
+                steps[engine, threads] = max(1, int(_WINDOW_S / _seconds(integrator, 1)))
+        begin = time.perf_counter()
+        for _ in range(_WINDOWS):
+            for (engine, threads), n_steps in steps.items():
+                limit_threads(threads)
+                seconds = _seconds(engines[engine], n_steps) / n_steps
+                least[engine][threads] = min(least[engine].get(threads, np.inf), seconds)
+            if time.perf_counter() - begin > _LONGEST_S:
+                break
+    finally:
+        limit_threads(first.threads)
+    return least
 
 
 def _seconds(engine: Any, n_steps: int) -> float:

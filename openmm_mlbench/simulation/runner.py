@@ -15,11 +15,11 @@ from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.batch import BatchEndedError, run_batch
-from openmm_mlbench.simulation.batching import Batch, plan_batch
+from openmm_mlbench.simulation.batching import Batch, plan_batch, with_threads
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan, plan_bias
 from openmm_mlbench.simulation.metadynamics.walkers import cut_back_walkers
 from openmm_mlbench.simulation.monitor import Thresholds, WindowCriterion
-from openmm_mlbench.simulation.platforms import choose_platform
+from openmm_mlbench.simulation.platforms import available_threads, choose_platform
 from openmm_mlbench.simulation.progress import ProgressCallback
 from openmm_mlbench.simulation.replica import run_replica
 from openmm_mlbench.simulation.run_folder import (
@@ -88,7 +88,8 @@ def run_protocol(
         length_ps: of one replica; the protocol's if None.
         platform: OpenMM platform or ``auto``.
         precision: of the platform, or ``auto``.
-        threads: CPU threads of one replica; chosen if None.
+        threads: CPU threads of one replica; chosen if None.  ``batch_replicas="auto"`` times fewer as well, and where
+            none are given up to as many as there are cores; a resumed run has those that it began with.
         jobs: replicas at a time, each in a process of its own if more than one.  A script
             that asks for this needs the usual ``if __name__ == "__main__":``.
         seed: instead of the protocol's.
@@ -106,7 +107,7 @@ def run_protocol(
         only: these replicas, while other processes run others of the same folder at the same time; the record
             is written by whoever comes first, and again where the run shall become longer or larger.
         batch_replicas: ``on``: all replicas in one Context; ``off``: one by one; ``auto``: whichever a short timing
-            finds faster, and a resumed run as it began.
+            finds faster, on the number of threads that is, and a resumed run as it began.
 
     Returns:
         The status of every replica that was asked for: finished, unstable (a result) or failed.
@@ -125,6 +126,9 @@ def run_protocol(
     bonds, equilibrium = _watched_bonds(protocol, start_frames, reference_bonds, equilibrium_A)
     # Made here once, so that a misfit of model and molecule is found before anything is written.
     first_nm, _ = start_configuration(start_frames, int(places[0]))
+    most_threads = available_threads() if threads is None else threads
+    if resume:
+        threads = _as_it_began(Path(out), threads)
     system = create_system(provider, protocol, topology, first_nm)
     _check_cells(protocol, system, start_frames)
     plan = Plan(
@@ -153,7 +157,12 @@ def run_protocol(
     remarks = [plan.platform.line]
     tasks = _tasks(out, plan, provider, topology, resume=resume)
     tasks = [task for task in tasks if only is None or task.replica in only]
-    batch, batching = plan_batch(batch_replicas, tasks, system, topology, jobs=jobs, note=remarks.append)
+    batch, batching = plan_batch(
+        batch_replicas, tasks, system, topology, jobs=jobs, most_threads=most_threads, note=remarks.append
+    )
+    if batching["threads"] is not None:
+        tasks = [with_threads(task, batching["threads"]) for task in tasks]
+        plan = dataclasses.replace(plan, platform=tasks[0].platform)
     plan = dataclasses.replace(plan, batching=batching)
     # Nothing is refused any more.
     make_folder(out)
@@ -183,6 +192,14 @@ def run_protocol(
             statuses,
         )
     return statuses
+
+
+def _as_it_began(out: Path, threads: int | None) -> int | None:
+    """Threads of a run that goes on: those that a timing chose when it began, but never more than asked for."""
+    chosen = (read_run(out).get("batching") or {}).get("threads") if (out / RUN).is_file() else None
+    if chosen is None:
+        return threads
+    return int(chosen) if threads is None else min(int(chosen), threads)
 
 
 def _write_record(out: Path, plan: Plan, *, resume: bool) -> None:

@@ -4,6 +4,8 @@ Models that are not shipped at the size of the paper's are timed with fresh
 weights: what a step costs does not depend on their values.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import MLBenchError, ModelError
 from openmm_mlbench.export.archive import save_archive
 from openmm_mlbench.export.card import Card, Claims, TrainedOn
+from openmm_mlbench.export.compiled import source_digest
 from openmm_mlbench.models.registry import ARCHITECTURES, count_parameters
 from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import load_protocol
@@ -80,7 +83,8 @@ def make_case(model: str, system: str | None, folder: Path) -> Case:
     Args:
         model: id, path, or name of an architecture.
         system: a key of ``SYSTEMS``; the model's own if None, ethanol for fresh weights.
-        folder: where archives of fresh weights may be kept as long as the case is used.
+        folder: where archives of fresh weights are kept; an archive that is there is taken, so that what was compiled
+            for it is found again (no two archives are equal byte by byte).
 
     Raises:
         ModelError: no such model or system.
@@ -89,8 +93,11 @@ def make_case(model: str, system: str | None, folder: Path) -> Case:
     path: str | Path = model
     if fresh:
         system = system or "ethanol"
-        path = folder / f"{model}-{system}.pt"
-        write_fresh_archive(path, model, frames_of(system), PAPER_SIZES.get((model, system), {}))
+        sizes = PAPER_SIZES.get((model, system), {})
+        made_of = json.dumps([source_digest(), sizes], sort_keys=True)
+        path = folder / f"{model}-{system}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.pt"
+        if not path.is_file():
+            write_fresh_archive(path, model, frames_of(system), sizes)
     potential = Potential.load(path)
     system = system or _own_system(potential)
     frames = frames_of(system)

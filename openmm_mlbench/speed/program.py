@@ -3,7 +3,6 @@
 import math
 import os
 import platform as host
-import tempfile
 from collections.abc import Callable, Collection, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 
 import torch
 
+from openmm_mlbench.data.datasets import cache_folder
 from openmm_mlbench.files import read_json
+from openmm_mlbench.simulation.platforms import available_threads
 from openmm_mlbench.speed.cases import Case, make_case, repeated_box
 from openmm_mlbench.speed.clocks import Timing, take_turns
 from openmm_mlbench.speed.operators import computing, count_operators, data_dependent
@@ -56,6 +57,7 @@ def measure(
     platform: str = "auto",
     precision: str = "auto",
     threads: int = 1,
+    most_threads: int | None = None,
     original: Path | None = None,
     without: Collection[str] = (),
     scaling: bool = False,
@@ -71,6 +73,8 @@ def measure(
         platform: of OpenMM.
         precision: of the platform, or ``auto``.
         threads: of torch and of the CPU platform.
+        most_threads: that five replicas in one Context, and one replica beside them, also run on; all that a run
+            may use if None.
         original: of an imported model, the file that OpenMM-ML shall read.
         without: variants that shall be left out.
         scaling: also measure how the time grows with the box, where there is one.
@@ -79,21 +83,26 @@ def measure(
     Raises:
         MLBenchError: the model, system or platform is not there.
     """
+    most_threads = available_threads() if most_threads is None else most_threads
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as folder:
-        case = make_case(model, system, Path(folder))
-        windows = Windows(
-            case,
-            platform=platform,
-            precision=precision,
-            threads=threads,
-            original=original,
-            without=without,
-            note=note,
-        )
-        timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
-        counts = count_operators(windows.call)
-        growth = scaling_exponent(case, seconds=seconds) if scaling and case.box_nm is not None else None
+    # Beside what is compiled for them.
+    folder = cache_folder() / "fresh"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    case = make_case(model, system, folder)
+    windows = Windows(
+        case,
+        platform=platform,
+        precision=precision,
+        threads=threads,
+        most_threads=most_threads,
+        original=original,
+        without=without,
+        note=note,
+    )
+    timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
+    torch.set_num_threads(threads)
+    counts = count_operators(windows.call)
+    growth = scaling_exponent(case, seconds=seconds) if scaling and case.box_nm is not None else None
     return {
         "model": model,
         "architecture": case.potential.card.model,
@@ -145,14 +154,31 @@ def scaling_exponent(case: Case, *, times: int = 2, seconds: float = 5.0) -> Rec
 
 
 def _batching(timings: dict[str, Timing], windows: Windows) -> Record:
-    """Steps of replicas per second in one Context over those of one replica, or why there is no number."""
+    """Steps of replicas per second in one Context over those of one replica, or why there is no number.
+
+    Each on the number of threads that is the faster for it.
+    """
     if "5 replicas" not in timings:
         return {"gain": None, "reason": windows.missing.get("5 replicas", "not measured")}
-    one, all_of_them = (
-        t.wall_us_min if windows.device.type == "cuda" else t.process_us_min
-        for t in (timings["torchforce"], timings["5 replicas"])
-    )
-    return {"gain": round(COPIES * one / all_of_them, 3), "reason": ""}
+    more = "5 replicas, more threads" in timings
+    # Process time counts what every thread does.
+    on_wall = more or windows.device.type == "cuda"
+    us: dict[str, dict[int, float]] = {}
+    for name in ("torchforce", "5 replicas"):
+        found = {windows.threads: timings[name]}
+        if more:
+            found[windows.most_threads] = timings[f"{name}, more threads"]
+        us[name] = {n: t.wall_us_min if on_wall else t.process_us_min for n, t in found.items()}
+    best = {name: min(values, key=values.__getitem__) for name, values in us.items()}
+    one, together = (us[name][best[name]] for name in ("torchforce", "5 replicas"))
+    same = COPIES * us["torchforce"][windows.threads] / us["5 replicas"][windows.threads]
+    return {
+        "gain": round(COPIES * one / together, 3),
+        "threads": best["5 replicas"],
+        "threads_alone": best["torchforce"],
+        "gain_on_the_same_threads": round(same, 3),
+        "reason": "",
+    }
 
 
 def derive(timings: dict[str, Timing], *, on_gpu: bool = False) -> Record:
@@ -178,6 +204,7 @@ def derive(timings: dict[str, Timing], *, on_gpu: bool = False) -> Record:
         "step_minus_network_us": None if difference is None else round(difference, 2),
         "gain_over_autograd": ratio("torchforce, autograd", "torchforce"),
         "gain_over_ase": ratio("ase", "torchforce"),
+        "gain_over_ase_autograd": ratio("ase, autograd", "torchforce"),
         "gain_of_pythonforce": ratio("torchforce", "pythonforce"),
         "gain_over_openmm_ml": ratio("openmm-ml", "torchforce"),
         # Above 1: something else ran.

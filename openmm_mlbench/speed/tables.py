@@ -8,8 +8,17 @@ from openmm_mlbench.speed.program import key_of
 Record = dict[str, Any]
 NOT_MEASURED = "not measured"
 COLUMNS = (
-    *("model", "system", "weights", "platform", "network", "TorchForce", "steps/s", "PythonForce", "ASE"),
-    *("OpenMM-ML", "engine", "of step", "vs autograd", "vs ASE", "batch of 5", "ops", "busy", "growth"),
+    *("model", "system", "weights", "platform", "network", "TorchForce", "steps/s", "PythonForce"),
+    *(
+        "ASE, same module",
+        "ASE, autograd",
+        "OpenMM-ML",
+        "engine",
+        "of step",
+        "vs autograd",
+        "vs ASE, same module",
+    ),
+    *("vs ASE, autograd", "batch of 5", "ops", "busy", "growth"),
 )
 
 
@@ -37,12 +46,14 @@ def rows(entries: Sequence[Record]) -> list[list[str]]:
             _number(entry["derived"]["steps_per_second"], 0 if _fast(entry) else 2),
             time_of(entry, "pythonforce"),
             time_of(entry, "ase"),
+            time_of(entry, "ase, autograd"),
             time_of(entry, "openmm-ml"),
             _number(entry["derived"]["engine_us"], 1, " us"),
             _percent(entry["derived"]["engine_fraction"]),
             _number(entry["derived"]["gain_over_autograd"], 2),
             _number(entry["derived"]["gain_over_ase"], 2),
-            _number(entry["batching"]["gain"], 2),
+            _number(entry["derived"].get("gain_over_ase_autograd"), 2),
+            _batching(entry["batching"]),
             str(entry["operators"]["executed"]),
             _number(entry["derived"]["busy"], 2),
             "-" if entry.get("scaling") is None else f"n^{entry['scaling']['exponent']:.2f}",
@@ -73,6 +84,14 @@ def find(entries: Sequence[Record], **wanted: Any) -> Record | None:
 def sort(entries: Sequence[Record]) -> list[Record]:
     """By system size, then by model."""
     return sorted(entries, key=lambda entry: (entry["n_atoms"], *map(str, key_of(entry))))
+
+
+def _batching(found: Record) -> str:
+    """The gain, and the threads where there was a choice."""
+    if found["gain"] is None or "threads" not in found:
+        return _number(found["gain"], 2)
+    threads = f"{found['threads']} and {found['threads_alone']} threads"
+    return f"{found['gain']:.2f} ({threads})"
 
 
 def _fast(entry: Record) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from openmm_mlbench.errors import MLBenchError
+from openmm_mlbench.errors import MLBenchError, ModelError
 from openmm_mlbench.forces.drivers import make_force
 from openmm_mlbench.simulation.platforms import choose_platform, create_context
 from openmm_mlbench.speed.cases import Case
@@ -25,9 +25,12 @@ VARIANTS = {
     "torchforce": "a step of OpenMM, TorchForce",
     "torchforce, autograd": "the same evaluated by run-time autograd on searched lists",
     "pythonforce": "a step of OpenMM, PythonForce: the second driver",
-    "ase": "a step of ASE's velocity Verlet with the same weights",
+    "torchforce, more threads": "a step of OpenMM, TorchForce, on all threads that a run may use",
+    "ase": "a step of ASE's velocity Verlet that calls the same module",
+    "ase, autograd": "the same with the network in eager PyTorch and run-time autograd, as research codes run it",
     "openmm-ml": "a step of a System that OpenMM-ML makes",
     "5 replicas": "a step of OpenMM that moves five copies of the system in one Context",
+    "5 replicas, more threads": "the same on all threads that a run may use",
     "engine": "a step of OpenMM, TorchForce on a module that computes nothing",
 }
 
@@ -52,7 +55,8 @@ class Windows:
         case: the model on its system.
         platform: of OpenMM, or ``auto``.
         precision: of the platform, or ``auto``.
-        threads: of the CPU platform.
+        threads: of torch and of the CPU platform.
+        most_threads: that the batch and the single replica beside it also run on.
         original: of an imported model, the file that OpenMM-ML shall read.
         without: variants that shall be left out; the second driver compiles for a minute or more.
         note: hears what is being prepared.
@@ -65,12 +69,14 @@ class Windows:
         platform: str = "auto",
         precision: str = "auto",
         threads: int = 1,
+        most_threads: int = 1,
         original: Path | None = None,
         without: Collection[str] = (),
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.case = case
         self.threads = threads
+        self.most_threads = most_threads
         self.original = original
         self.asked = platform
         self.precision = precision
@@ -78,6 +84,7 @@ class Windows:
         self.properties: dict[str, str] = {}
         self.windows: dict[str, Window] = {}
         self.missing: dict[str, str] = {}
+        self._systems: dict[tuple[str, ...], Any] = {}
         self.module: torch.jit.ScriptModule | None = None
         self.arguments: list[Tensor] = []
         makers: dict[str, Callable[[], Window]] = {
@@ -86,10 +93,15 @@ class Windows:
             "torchforce, autograd": lambda: self._steps(self._system("torchforce", "autograd")),
             "network, autograd": lambda: self._calls("autograd"),
             "pythonforce": lambda: self._steps(self._system("pythonforce", "auto")),
-            "ase": self._ase,
+            "ase": lambda: self._ase(case.potential.as_ase_calculator()),
+            "ase, autograd": lambda: self._ase(self._eager_calculator()),
             "openmm-ml": lambda: self._steps(self._openmmml()),
-            "5 replicas": lambda: self._steps(
-                case.potential.create_copies(case.topology, COPIES).system, copies=COPIES
+            "5 replicas": lambda: self._steps(self._copies(), copies=COPIES),
+            "torchforce, more threads": lambda: self._steps(
+                self._system("torchforce", "auto"), threads=self._more_threads()
+            ),
+            "5 replicas, more threads": lambda: self._steps(
+                self._copies(), copies=COPIES, threads=self._more_threads()
             ),
             "engine": lambda: self._steps(self._empty_system()),
         }
@@ -99,7 +111,7 @@ class Windows:
                 continue
             note(f"{case.model} on {case.system}: {name}")
             try:
-                self.windows[name] = make()
+                self.windows[name] = self._on(make(), most_threads if "more threads" in name else threads)
             except (MLBenchError, ImportError) as error:
                 # The main road has to be there.
                 if name == "torchforce":
@@ -111,6 +123,22 @@ class Windows:
     def device(self) -> torch.device:
         """Where the module runs on this platform."""
         return torch.device("cuda" if self.platform == "CUDA" else "cpu")
+
+    def _on(self, window: Window, threads: int) -> Window:
+        """A window on so many threads of torch; in between others run on other numbers."""
+
+        def start() -> None:
+            torch.set_num_threads(threads)
+            window.start()
+
+        return Window(window.run, start)
+
+    def _more_threads(self) -> int:
+        if self.device.type == "cuda":
+            raise ModelError("a GPU does the work of threads")
+        if self.most_threads <= self.threads:
+            raise ModelError(f"a run may use {self.most_threads} here")
+        return self.most_threads
 
     def call(self) -> tuple[Tensor, Tensor]:
         """One call of the exported module as it runs by default."""
@@ -141,12 +169,26 @@ class Windows:
 
     def _system(self, driver: str, evaluation: str) -> Any:
         case = self.case
-        return case.potential.create_system(
-            case.topology,
-            driver=driver,
-            evaluation=evaluation,
-            **_positions_for(case.potential.create_system, case),
-        )
+
+        def make() -> Any:
+            return case.potential.create_system(
+                case.topology,
+                driver=driver,
+                evaluation=evaluation,
+                **_positions_for(case.potential.create_system, case),
+            )
+
+        return self._once((driver, evaluation), make)
+
+    def _copies(self) -> Any:
+        case = self.case
+        return self._once(("copies",), lambda: case.potential.create_copies(case.topology, COPIES).system)
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """A System that two variants run: tracing a large network takes a while."""
+        if key not in self._systems:
+            self._systems[key] = make()
+        return self._systems[key]
 
     def _empty_system(self) -> Any:
         import openmm
@@ -177,15 +219,16 @@ class Windows:
             )
         return MLPotential(origin.kind, modelPath=str(self.original)).createSystem(topology)
 
-    def _steps(self, system: Any, copies: int = 1) -> Window:
+    def _steps(self, system: Any, copies: int = 1, threads: int | None = None) -> Window:
         import openmm
         from openmm import unit
 
         case = self.case
         integrator = openmm.VerletIntegrator(case.timestep_fs * unit.femtosecond)
-        choice = choose_platform(self.asked, system, self.threads, self.precision)
+        choice = choose_platform(self.asked, system, threads or self.threads, self.precision)
         context = create_context(system, integrator, choice)
-        self.platform, self.properties = choice.name, dict(choice.properties)
+        if threads is None:
+            self.platform, self.properties = choice.name, dict(choice.properties)
 
         positions = np.tile(case.positions_nm, (copies, 1))
         velocities = np.tile(case.velocities_nm_ps, (copies, 1))
@@ -201,7 +244,12 @@ class Windows:
 
         return Window(run, start)
 
-    def _ase(self) -> Window:
+    def _eager_calculator(self) -> Any:
+        from openmm_mlbench.speed.eager_calculator import EagerCalculator
+
+        return EagerCalculator(self.case.potential)
+
+    def _ase(self, calculator: Any) -> Window:
         import ase
         from ase import units
         from ase.md.verlet import VelocityVerlet
@@ -209,7 +257,7 @@ class Windows:
         case = self.case
         cell = None if case.box_nm is None else case.box_nm / NM_PER_ANGSTROM
         atoms = ase.Atoms(numbers=case.atomic_numbers, cell=cell, pbc=cell is not None)
-        atoms.calc = case.potential.as_ase_calculator()
+        atoms.calc = calculator
         dynamics = VelocityVerlet(atoms, timestep=case.timestep_fs * units.fs)
 
         def start() -> None:

@@ -9,11 +9,14 @@ import killing
 import numpy as np
 import openmm
 import pytest
+import torch
 
 from openmm_mlbench.cli import main
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.forces.copies import Copies
 from openmm_mlbench.protocol import load_protocol
+from openmm_mlbench.simulation import batching
+from openmm_mlbench.simulation.platforms import PlatformChoice
 from openmm_mlbench.simulation.run_folder import read_status
 from openmm_mlbench.simulation.runner import RunInterrupted, run_protocol
 
@@ -77,6 +80,7 @@ def test_the_folders_are_those_of_separate_runs(tmp_path):
         "asked": "on",
         "replicas": [0, 1, 2, 3],
         "gain": None,
+        "threads": None,
         "reason": "asked for",
     }
     assert record["sessions"][0]["batching"] == record["batching"]
@@ -328,12 +332,60 @@ def test_an_unknown_mode_is_named(tmp_path):
 def test_auto_decides_by_a_timing_and_says_so(tmp_path):
     notes = []
     statuses = run(tmp_path / "run", length_ps=0.1, batch_replicas="auto", note=notes.append)
-    batching = json.loads((tmp_path / "run" / "run.json").read_text())["batching"]
-    assert batching["asked"] == "auto"
-    assert batching["gain"] > 0.0
-    assert notes[-1].startswith(batching["reason"])
-    assert batching["replicas"] == (statuses[0].batch or [])
-    assert (batching["gain"] >= 1.1) == bool(batching["replicas"])
+    found = json.loads((tmp_path / "run" / "run.json").read_text())["batching"]
+    assert found["asked"] == "auto"
+    assert found["gain"] > 0.0
+    assert found["threads"] >= 1
+    assert notes[-1].startswith(found["reason"])
+    assert found["replicas"] == (statuses[0].batch or [])
+    assert (found["gain"] >= 1.1) == bool(found["replicas"])
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_auto_chooses_threads_and_a_resumed_run_keeps_them(batched, tmp_path, monkeypatch):
+    """The fastest of what was timed becomes the run's, is recorded, and is what the run goes on with."""
+    together = {1: 2.0, 2: 1.0} if batched else {1: 9.0, 2: 8.5}
+    timed = []
+
+    def times(_, __, counts):
+        timed.append(counts)
+        return {1: 1.0, 2: 0.5}, together
+
+    monkeypatch.setattr(batching, "_step_times", times)
+    notes = []
+    options = {"batch_replicas": "auto", "note": notes.append}
+    try:
+        run(tmp_path / "run", length_ps=0.1, threads=2, **options)
+        assert timed == [[1, 2]]
+        assert torch.get_num_threads() == 2
+        assert "on 2 threads: " in notes[-1]
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["batching"]["threads"] == record["platform"]["threads"] == 2
+        assert bool(record["batching"]["replicas"]) == batched
+        torch.set_num_threads(1)
+        run(tmp_path / "run", length_ps=0.2, resume=True, **options)
+        assert torch.get_num_threads() == 2
+        assert (
+            json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][1]["platform"]["threads"] == 2
+        )
+        # What the user allows is the limit all the same.
+        run(tmp_path / "run", length_ps=0.3, resume=True, threads=1, **options)
+        assert torch.get_num_threads() == 1
+        assert len(timed) == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_as_many_threads_are_timed_as_a_run_may_use():
+    reference = PlatformChoice(name="Reference")
+    assert batching._thread_counts(reference, 1) == [1]
+    assert batching._thread_counts(reference, 2) == [1, 2]
+    assert batching._thread_counts(reference, 6) == [1, 2, 4, 6]
+    # A Context of the CPU platform is made for its threads.
+    assert batching._thread_counts(PlatformChoice(name="CPU", threads=3), 6) == [3]
+    # Threads that hardly help are left to others.
+    assert batching._fewest_threads({1: 1.05, 2: 1.0, 4: 3.0}) == (1, 1.05)
+    assert batching._fewest_threads({1: 2.0, 2: 1.0, 4: 0.98}) == (2, 1.0)
 
 
 def _exit_code(*arguments):

@@ -173,7 +173,7 @@ def test_the_key_holds_everything_that_decides_the_code(monkeypatch):
     monkeypatch.setattr(compiled, "_processor", lambda: "another instruction set")
     others.add(compiled._key("a" * 64, [6, 1], "cpu"))
     monkeypatch.undo()
-    monkeypatch.setattr(compiled, "_sources", lambda: "another version of the graphs")
+    monkeypatch.setattr(compiled, "source_digest", lambda: "another version of the graphs")
     others.add(compiled._key("a" * 64, [6, 1], "cpu"))
     monkeypatch.undo()
     monkeypatch.setattr(torch, "__version__", "2.10.0")

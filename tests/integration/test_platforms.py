@@ -276,3 +276,27 @@ def test_the_driver_of_a_potential(archive, ethanol):
     system = asked.create_system(ethanol, driver="torchforce")
     assert drivers.driver_of(system.getForce(0)) == "torchforce"
     assert asked.engine.driver == "torchforce"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_memory_of_a_step_is_kept_for_the_next():
+    """Large tensors that come and go fault no pages in again, as they do by default."""
+    program = """
+import resource, sys, torch
+from openmm_mlbench.simulation.platforms import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        parts = [torch.full((4_000_000,), 1.0) for _ in range(3)]
+        del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+by_default = faults()
+if not keep_memory():
+    sys.exit(77)
+faults()
+assert faults() < 100 < 10_000 < by_default
+"""
+    code = subprocess.run([sys.executable, "-c", program], check=False).returncode
+    if code == 77:
+        pytest.skip("this C library has no mallopt")
+    assert code == 0

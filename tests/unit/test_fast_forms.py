@@ -8,8 +8,9 @@ import torch
 
 from openmm_mlbench.data.datasets import load_dataset
 from openmm_mlbench.errors import ModelError
+from openmm_mlbench.export.block_diagonal import trace_copies
 from openmm_mlbench.export.exported_model import ExportedModel
-from openmm_mlbench.export.tabulated import TABULATED, tabulated
+from openmm_mlbench.export.tabulated import TABULATED, specialise_tabulated, tabulated
 from openmm_mlbench.models.fast_forms import FastDeepPotSE, fast_form
 from openmm_mlbench.models.neighbours import periodic_pairs
 from openmm_mlbench.models.registry import build_network
@@ -124,6 +125,54 @@ def test_as_a_module_for_openmm(name):
     energy, forces = module(*arguments)
     assert torch.isnan(energy)
     assert torch.isnan(forces[:83]).all()
+
+
+@NAMES
+def test_a_molecule_with_all_its_pairs(name):
+    """Some of the atoms, pairs that are closer than the tables reach, and an atom that is lost."""
+    model = ExportedModel(fresh_models.force_field(name, fresh_models.TINY[name])).eval()
+    positions = torch.as_tensor(fresh_models.ethanol_positions_nm())
+    where = torch.cat([torch.zeros(2, 3, dtype=torch.float64), positions.flip(0)])
+    model.atoms = torch.arange(10, 1, -1)
+    module = torch.jit.freeze(specialise_tabulated(model, positions).eval())
+    # The shortest distances: a C-H bond, and 0.3 A, which the tables of DeepPot-SE do not reach.
+    for moved in (0.0, 0.079):
+        inside = where.clone()
+        toward = inside[10] - inside[4]
+        inside[4] += moved * toward / toward.norm()
+        wanted = [value.detach() for value in model(inside)]
+        for _ in range(3):
+            energy, forces = module(inside.clone().requires_grad_())
+            assert float(abs(energy - wanted[0]) / abs(wanted[0])) < 1e-6
+            assert_same((forces,), (wanted[1],), 1e-5)
+        assert not forces[:2].any()
+        assert not forces.requires_grad
+    inside[5, 1] = np.nan
+    energy, forces = module(inside)
+    assert torch.isnan(energy)
+    assert torch.isnan(forces[2:]).all()
+
+
+@NAMES
+def test_copies_of_a_molecule_do_not_touch_each_other(name):
+    """Copies from tables against the network, one by one, also beside one that is lost."""
+    model = ExportedModel(fresh_models.force_field(name, fresh_models.TINY[name])).eval()
+    one = torch.as_tensor(fresh_models.ethanol_positions_nm())
+    module = trace_copies(model, one, 3, torch.ones(9), tables=True)
+    positions = one.repeat(3, 1) + 0.01 * torch.randn(
+        27, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    wanted = [model(part) for part in positions.split(9)]
+    energies, forces = module.by_copy(positions)
+    for copy, (energy, force) in enumerate(wanted):
+        assert float(abs(energies[copy] - energy) / abs(energy)) < 1e-6
+        assert_same((forces[9 * copy : 9 * copy + 9],), (force.detach(),), 1e-5)
+    lost = positions.clone()
+    lost[12, 0] = np.nan
+    beside, forces_beside = module.by_copy(lost)
+    assert torch.isnan(beside).tolist() == [False, True, False]
+    assert torch.equal(forces_beside[:9], forces[:9])
+    assert torch.equal(forces_beside[18:], forces[18:])
 
 
 def test_other_architectures_have_none():
