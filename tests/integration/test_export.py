@@ -24,6 +24,7 @@ from openmm_mlbench.models.force_field import Batcher
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.potential import Potential
+from openmm_mlbench.workflow import archive_structure
 
 prepare_platforms()
 
@@ -470,7 +471,8 @@ def test_the_check_wants_known_elements(archive, positions):
         for name in list_archives()
     ],
 )
-def test_shipped_models_keep_their_promises(numbers, positions, name):
+def test_shipped_models_keep_their_promises(name):
+    """On the system that each was trained for."""
     archive = find_archive(name)
-    assert failed(check_archive(archive, numbers, positions.numpy())) == set()
+    assert failed(check_archive(archive, *archive_structure(archive))) == set()
     assert archive.card.errors["force_mae_meV_A"] > 0
