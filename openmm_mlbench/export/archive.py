@@ -126,6 +126,11 @@ def _write(module: torch.jit.ScriptModule, card: Card, path: str | Path) -> None
         temporary.write_bytes(_without_sources(buffer))
 
 
+_VERSIONS = {"version", ".data/version"}
+# Records that a writer makes by itself.
+_OF_THE_WRITER = {*_VERSIONS, "byteorder", ".data/serialization_id"}
+
+
 def _without_sources(archive: io.BytesIO) -> bytes:
     """The archive without the records that say where on this machine each line of its code came from."""
     archive.seek(0)
@@ -133,10 +138,12 @@ def _without_sources(archive: io.BytesIO) -> bytes:
     reader = torch._C.PyTorchFileReader(archive)  # noqa: SLF001
     content = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(content)  # noqa: SLF001
-    writer.set_min_version(int(reader.get_record("version")))
-    for name in reader.get_all_records():
-        # The last three are the writer's own.
-        if not name.endswith(".debug_pkl") and name not in ("version", "byteorder", ".data/serialization_id"):
+    names = reader.get_all_records()
+    # Where the version stands depends on the version.
+    (version,) = _VERSIONS & set(names)
+    writer.set_min_version(int(reader.get_record(version)))
+    for name in names:
+        if not name.endswith(".debug_pkl") and name not in _OF_THE_WRITER:
             record = reader.get_record(name)
             writer.write_record(name, record, len(record))
     writer.write_end_of_file()

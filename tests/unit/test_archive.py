@@ -15,6 +15,7 @@ import openmm_mlbench
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.archive import (
     LARGEST_CARD,
+    _without_sources,
     find_archive,
     list_archives,
     read_card,
@@ -80,13 +81,41 @@ def test_an_archive_does_not_tell_where_it_was_made(path):
         assert not any(name.endswith(".debug_pkl") for name in archive.namelist())
         root = str(Path(openmm_mlbench.__file__).parents[1]).encode()
         assert not any(root in archive.read(name) for name in archive.namelist())
+
+
+class Rounded(torch.nn.Module):
+    """An operation of an early version of the format."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.floor(x)
+
+
+class Smooth(torch.nn.Module):
+    """An operation of a late one, whose archives keep the version in another place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.gelu(x)
+
+
+@pytest.mark.parametrize("module", [Rounded(), Smooth()])
+def test_any_version_of_the_format_is_kept(module):
     original = io.BytesIO()
-    script = torch.jit.load(str(path))
-    torch.jit.save(script, original)
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(original) as plain:
-        (version,) = (archive.read(name) for name in archive.namelist() if name.endswith("/version"))
-        (expected,) = (plain.read(name) for name in plain.namelist() if name.endswith("/version"))
-    assert version == expected
+    torch.jit.save(torch.jit.script(module), original)
+    stripped = _without_sources(original)
+    contents = []
+    for content in (original.getvalue(), stripped):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            contents.append(
+                {
+                    name: archive.read(name)
+                    for name in archive.namelist()
+                    if not name.endswith((".debug_pkl", "serialization_id"))
+                }
+            )
+    assert contents[0] == contents[1]
+    assert sum(name.endswith("version") for name in contents[0]) == 1
+    x = torch.linspace(-2, 2, 7)
+    assert torch.equal(torch.jit.load(io.BytesIO(stripped))(x), module(x))
 
 
 def test_the_id_of_a_file_is_its_path(path):
