@@ -19,7 +19,7 @@ from openmm import app, unit
 from openmm_mlbench.errors import ModelError, PotentialError
 from openmm_mlbench.export.ahead_of_time import both_forms, specialise, specialise_periodic
 from openmm_mlbench.export.archive import Archive, find_archive
-from openmm_mlbench.export.block_diagonal import call_copies, script_copies, trace_copies
+from openmm_mlbench.export.block_diagonal import call_copies, script_copies, side_by_side, trace_copies
 from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.export.compiled import compile_molecule
 from openmm_mlbench.export.tabulated import TABULATED, specialise_tabulated, tabulated
@@ -367,16 +367,19 @@ class Potential:
             system.addForce(openmm.CMMotionRemover())
         return system
 
-    def create_copies(self, topology: app.Topology, n_copies: int) -> Copies:
+    def create_copies(self, topology: app.Topology, n_copies: int, n_groups: int = 1) -> Copies:
         """Several replicas of the molecule or box as one System and one evaluation of the network.
 
         Args:
             topology: of one replica; a box is one that all replicas share.
             n_copies: how many.
+            n_groups: of copies that a processor evaluates at the same time, each by a thread of its own; 1 to n_copies.
 
         Raises:
             PotentialError: a model that wants constraints, or what :meth:`create_system` raises.
         """
+        if not 1 <= n_groups <= n_copies:
+            raise PotentialError(f"{n_copies} copies in {n_groups} groups; use 1 to {n_copies} groups")
         self.constraints(topology, None)
         system = self._particles(topology, n_copies)
         atomic_numbers = [atom.element.atomic_number for atom in topology.atoms()]
@@ -388,20 +391,21 @@ class Potential:
         if self.card.origin is not None or not (static or torch.cuda.is_available()):
             # Somebody else's module takes one at a time; and large ones gain nothing together on a processor.
             one = self.module(atomic_numbers, periodic=periodic)
-            module = call_copies(one, n_copies, masses, net_force=not self.card.claims.zero_net_force)
+            net_force = not self.card.claims.zero_net_force
+
+            def make(copies: int) -> torch.jit.ScriptModule:
+                return call_copies(one, copies, masses, net_force=net_force)
         else:
             model = self.archive.load_eager()
             model.atomic_numbers = torch.tensor(atomic_numbers, dtype=torch.long)
-            if static:
-                module = trace_copies(
-                    model,
-                    _spread_positions(n_atoms),
-                    n_copies,
-                    masses,
-                    tables=self.card.model in TABULATED,
-                )
-            else:
-                module = script_copies(model, n_copies, masses)
+
+            def make(copies: int) -> torch.jit.ScriptModule:
+                if not static:
+                    return script_copies(model, copies, masses)
+                tables = self.card.model in TABULATED
+                return trace_copies(model, _spread_positions(n_atoms), copies, masses, tables=tables)
+
+        module = side_by_side(make, n_copies, n_groups)
         driver, _ = choose_driver(self._own_driver(self.driver))
         if driver == "pythonforce" and self.card.origin is None:
             raise PotentialError(
@@ -410,7 +414,12 @@ class Potential:
         force = make_force(module, periodic=periodic, driver=driver)
         force.setName(f"openmm-mlbench {self.id}, {n_copies} copies")
         system.addForce(force)
-        return Copies(system=system, n_copies=n_copies, evaluate=_evaluation_by_copy(module, n_copies))
+        return Copies(
+            system=system,
+            n_copies=n_copies,
+            evaluate=_evaluation_by_copy(module, n_copies),
+            n_groups=n_groups,
+        )
 
     def _particles(self, topology: app.Topology, n_copies: int = 1) -> openmm.System:
         """A System with the masses of the topology's atoms, as often as asked for, and its box."""

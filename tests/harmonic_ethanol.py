@@ -100,7 +100,7 @@ class CopiedEthanol(HarmonicEthanol):
         super().__init__()
         self.odd = odd or {}
 
-    def create_copies(self, topology, n_copies):
+    def create_copies(self, topology, n_copies, n_groups=1):
         singles = [
             self.odd.get(number, super(CopiedEthanol, self)).create_system(topology)
             for number in range(n_copies)
@@ -124,7 +124,7 @@ class CopiedEthanol(HarmonicEthanol):
                 forces.append(state.getForces(asNumpy=True)._value)
             return np.array(energies), np.array(forces)
 
-        return Copies(system=system, n_copies=n_copies, evaluate=evaluate)
+        return Copies(system=system, n_copies=n_copies, evaluate=evaluate, n_groups=n_groups)
 
 
 def _moved(force, first):

@@ -6,6 +6,7 @@ per copy, so that a NaN of one leaves the others what they are.
 """
 
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -183,6 +184,63 @@ class _Called(nn.Module):
         """Energy of all copies together, and forces."""
         energies, forces = self.by_copy(positions, box_vectors)
         return energies.sum(), forces
+
+
+class _SideBySide(nn.Module):
+    """Groups of copies, each evaluated by a thread of its own."""
+
+    sizes: Final[list[int]]
+    copies: Final[int]
+
+    def __init__(self, groups: list[torch.jit.ScriptModule], sizes: list[int]) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(groups)
+        self.sizes = sizes
+        self.copies = sum(sizes)
+
+    @torch.jit.export
+    def by_copy(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Energies (copies,), kJ/mol, and forces (copies * n_atoms, 3), kJ/mol/nm."""
+        where = positions.detach()
+        n_atoms = where.size(0) // self.copies
+        tasks: list[torch.jit.Future[tuple[Tensor, Tensor]]] = []
+        begin = 0
+        for number, group in enumerate(self.groups):
+            end = begin + self.sizes[number]
+            own = where[begin * n_atoms : end * n_atoms]
+            tasks.append(torch.jit.fork(group.by_copy, own, box_vectors))
+            begin = end
+        energies: list[Tensor] = []
+        forces: list[Tensor] = []
+        for task in tasks:
+            energy, force = torch.jit.wait(task)
+            energies.append(energy)
+            forces.append(force)
+        return torch.cat(energies), torch.cat(forces)
+
+    def forward(self, positions: Tensor, box_vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Energy of all copies together, and forces."""
+        energies, forces = self.by_copy(positions, box_vectors)
+        return energies.sum(), forces
+
+
+def side_by_side(
+    make: Callable[[int], torch.jit.ScriptModule], copies: int, groups: int
+) -> torch.jit.ScriptModule:
+    """The same contract with the copies in groups, which a processor evaluates at the same time on a thread each.
+
+    Threads within the operations of a molecule wait for each other more than they work; copies have nothing to wait for.
+
+    Args:
+        make: a module for so many copies.
+        copies: how many there are.
+        groups: how many, as equal as can be; 1 to copies.
+    """
+    if groups == 1:
+        return make(copies)
+    sizes = [copies // groups + (number < copies % groups) for number in range(groups)]
+    made = {size: make(size) for size in sorted(set(sizes))}
+    return torch.jit.script(_SideBySide([made[size] for size in sizes], sizes).eval())
 
 
 def trace_copies(

@@ -22,11 +22,13 @@ class Copies:
         system: particles of the first copy, then of the second ...; no CMMotionRemover, which would mix their momenta.
         n_copies: how many.
         evaluate: energy and forces of each copy; OpenMM itself knows their sum only.
+        n_groups: of copies that are evaluated at the same time, each by a thread of its own.
     """
 
     system: Any
     n_copies: int
     evaluate: Evaluate
+    n_groups: int = 1
 
     @property
     def n_atoms(self) -> int:

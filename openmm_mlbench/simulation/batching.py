@@ -1,14 +1,15 @@
 """Whether the replicas of a run share a Context: what forbids it, what the run began with, what a short timing says.
 
 Several copies are enough work for threads where one molecule is not, so the timing tries both with as many threads
-as the run may use; whichever is the fastest becomes the run's.
+as the run may use, and the copies also in as many groups, each on a thread of its own; whichever is the fastest
+becomes the run's.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,29 @@ MODES = ("auto", "on", "off")
 # Below this gain the advantage of replicas that do not wait for each other is the greater one.
 WORTHWHILE = 1.1
 _WINDOWS, _WINDOW_S, _LONGEST_S = 5, 0.1, 3.0
+
+
+class Layout(NamedTuple):
+    """How the work is spread over a processor.
+
+    Args:
+        threads: of each operation.
+        groups: of copies, at the same time.
+    """
+
+    threads: int
+    groups: int = 1
+
+    @property
+    def cores(self) -> int:
+        """That it keeps busy."""
+        return self.threads * self.groups
+
+    def __str__(self) -> str:
+        """On what."""
+        if self.groups > 1:
+            return f"in {self.groups} groups on a thread each"
+        return f"on {self.threads} thread{'' if self.threads == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +72,7 @@ def plan_batch(
     *,
     jobs: int = 1,
     most_threads: int = 1,
+    former_groups: int | None = None,
     note: Callable[[str], None] | None = None,
 ) -> tuple[Batch | None, dict[str, Any]]:
     """Decide, and say so in one line.
@@ -59,12 +84,13 @@ def plan_batch(
         topology: of a single one.
         jobs: processes.
         most_threads: that ``auto`` may choose.
+        former_groups: of copies, of a run that goes on in one Context.
         note: is told the decision and its reason, except where nothing was asked for or decided.
 
     Returns:
         The batch or None, and what run.json keeps of the decision: ``asked``, ``replicas`` (empty: none share a
         Context), ``gain`` (how many times as fast, where it was timed), ``threads`` (where they were chosen by that
-        timing; a resumed run keeps them) and ``reason``.
+        timing; a resumed run keeps them), ``groups`` (of copies, each on a thread of its own) and ``reason``.
 
     Raises:
         SimulationError: ``on``, and it cannot be done.
@@ -76,11 +102,17 @@ def plan_batch(
     if all(_has_ended(task) for task in tasks):
         return None, _record(mode, None, "nothing is left to do")
     chosen, obstacle, former = _members(tasks, jobs)
-    batch = None
+    batches: list[Batch] = []
+    platform = tasks[0].platform
+    most_groups = platform.threads if mode == "on" else most_threads
+    if former:
+        most_groups = former_groups or 1
+    # Neither a GPU nor the CPU platform's own threads have a use for groups.
+    most_groups = min(most_groups, len(chosen)) if platform.name == "Reference" else 1
+    groups = sorted({1, most_groups}) if mode == "auto" and not former else [most_groups]
     if not obstacle:
         try:
-            copies = tasks[0].provider.create_copies(topology, len(chosen))  # type: ignore[attr-defined]
-            batch = Batch(tasks=chosen, context=shared_context(chosen, copies))
+            batches = [_batch(chosen, topology, n_groups) for n_groups in groups]
         except MLBenchError as error:
             obstacle = one_line(error)
     if obstacle:
@@ -95,9 +127,15 @@ def plan_batch(
         reason = "as the run began" if former else "asked for"
         if note is not None:
             note(f"{len(chosen)} replicas share one Context: {reason}")
-        return batch, _record(mode, batch, reason)
-    assert batch is not None
-    return _timed(batch, system, _thread_counts(batch.tasks[0].platform, most_threads), note)
+        return batches[0], _record(mode, batches[0], reason)
+    return _timed(batches, system, _thread_counts(platform, most_threads), note)
+
+
+def _batch(tasks: list[ReplicaTask], topology: Any, n_groups: int) -> Batch:
+    copies = tasks[0].provider.create_copies(topology, len(tasks), n_groups)  # type: ignore[attr-defined]
+    if n_groups > 1:
+        tasks = [with_threads(task, 1) for task in tasks]
+    return Batch(tasks=tasks, context=shared_context(tasks, copies))
 
 
 def with_threads(task: ReplicaTask, threads: int) -> ReplicaTask:
@@ -115,51 +153,67 @@ def _thread_counts(platform: PlatformChoice, most: int) -> list[int]:
 
 
 def _timed(
-    batch: Batch, system: Any, counts: list[int], note: Callable[[str], None] | None
+    batches: list[Batch], system: Any, counts: list[int], note: Callable[[str], None] | None
 ) -> tuple[Batch | None, dict[str, Any]]:
-    """Keep the batch if a short timing is in favour of it, on the number of threads that is."""
-    n = len(batch.tasks)
+    """Keep the batch that a short timing is in favour of, on the threads that it is in favour of."""
+    n = len(batches[0].tasks)
     try:
-        alone, together = _step_times(batch, system, counts)
+        alone, together = _step_times(batches, system, counts)
     except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises; a run will tell
         reason = f"no step could be timed ({type(error).__name__}: {one_line(error)})"
         if note is not None:
             note(f"replicas run one by one: {reason}")
         return None, _record("auto", None, reason)
-    # One by one or together: threads, seconds per step.
-    one, all_of_them = _fewest_threads(alone), _fewest_threads(together)
+    # One by one or together: layout, seconds per step.
+    one, all_of_them = _fewest_cores(alone), _fewest_cores(together)
     gain = n * one[1] / all_of_them[1]
     pays = gain >= WORTHWHILE
-    threads = all_of_them[0] if pays else one[0]
+    layout = all_of_them[0] if pays else one[0]
     reason = (
         f"{n / all_of_them[1]:.0f} steps/s of {n} replicas in one Context{_on(all_of_them[0], counts)}, "
         f"{1 / one[1]:.0f} one by one{_on(one[0], counts)}: {gain:.2f} times as fast"
     )
     if note is not None:
-        note(f"{reason}; they {'share one Context' if pays else 'run one by one'}{_on(threads, counts)}")
+        note(f"{reason}; they {'share one Context' if pays else 'run one by one'}{_on(layout, counts)}")
     kept = None
     if pays:
-        kept = Batch(tasks=[with_threads(task, threads) for task in batch.tasks], context=batch.context)
-        kept.context.platform, kept.context.threads = kept.tasks[0].platform, threads
-    return kept, _record("auto", kept, reason, round(gain, 3), threads)
+        batch = next(batch for batch in batches if batch.context.copies.n_groups == layout.groups)
+        kept = Batch(
+            tasks=[with_threads(task, layout.threads) for task in batch.tasks], context=batch.context
+        )
+        kept.context.platform, kept.context.threads = kept.tasks[0].platform, layout.threads
+    return kept, _record("auto", kept, reason, round(gain, 3), layout.threads)
 
 
-def _fewest_threads(seconds: dict[int, float]) -> tuple[int, float]:
-    """The fewest threads that are hardly slower than the fastest number of them, and seconds per step."""
+def _fewest_cores(seconds: dict[Layout, float]) -> tuple[Layout, float]:
+    """The layout with the fewest busy cores that is hardly slower than the fastest, and seconds per step."""
     fastest = min(seconds.values())
-    return next((n, s) for n, s in sorted(seconds.items()) if s < WORTHWHILE * fastest)
+    near = [(layout, s) for layout, s in seconds.items() if s < WORTHWHILE * fastest]
+    return min(near, key=lambda found: (found[0].cores, found[1]))
 
 
-def _on(threads: int, counts: list[int]) -> str:
+def _on(layout: Layout, counts: list[int]) -> str:
     """Where there was a choice."""
-    return f" on {threads} thread{'' if threads == 1 else 's'}" if len(counts) > 1 else ""
+    return f" {layout}" if len(counts) > 1 else ""
 
 
 def _record(
     asked: str, batch: Batch | None, reason: str, gain: float | None = None, threads: int | None = None
 ) -> dict[str, Any]:
-    replicas = [] if batch is None else [task.replica for task in batch.tasks]
-    return {"asked": asked, "replicas": replicas, "gain": gain, "threads": threads, "reason": reason}
+    replicas, groups = [], None
+    if batch is not None:
+        replicas = [task.replica for task in batch.tasks]
+        groups = batch.context.copies.n_groups
+        if groups > 1:
+            threads = 1
+    return {
+        "asked": asked,
+        "replicas": replicas,
+        "gain": gain,
+        "threads": threads,
+        "groups": groups,
+        "reason": reason,
+    }
 
 
 def _has_ended(task: ReplicaTask) -> bool:
@@ -208,32 +262,43 @@ def _obstacle(tasks: list[ReplicaTask], jobs: int) -> str:
     return ""
 
 
-def _step_times(batch: Batch, system: Any, counts: list[int]) -> tuple[dict[int, float], dict[int, float]]:
-    """Least seconds per step by number of threads, of one replica and of all together, in windows that take turns."""
-    first = batch.tasks[0]
-    alone = first.protocol.make_integrator(integrator_seed(first.seed, first.replica))
+def _step_times(
+    batches: list[Batch], system: Any, counts: list[int]
+) -> tuple[dict[Layout, float], dict[Layout, float]]:
+    """Least seconds per step by layout, of one replica and of all together, in windows that take turns."""
+    first = batches[0].tasks[0]
+    seed = integrator_seed(first.seed, first.replica)
+    alone = first.protocol.make_integrator(seed)
     context = create_context(system, alone, first.platform)
     if first.box_nm is not None and system.usesPeriodicBoundaryConditions():
         context.setPeriodicBoxVectors(*first.box_nm)
     context.setPositions(first.positions_nm)
-    batch.context.make(list(range(len(batch.tasks))), integrator_seed(first.seed, first.replica))
-    engines = (alone, batch.context.integrator)
-    steps: dict[tuple[int, int], int] = {}
-    least: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    one: dict[Layout, Any] = {Layout(threads): alone for threads in counts}
+    together: dict[Layout, Any] = {}
+    for batch in batches:
+        batch.context.make(list(range(len(batch.tasks))), seed)
+        groups = batch.context.copies.n_groups
+        for threads in counts if groups == 1 else [1]:
+            together[Layout(threads, groups)] = batch.context.integrator
+    least: tuple[dict[Layout, float], dict[Layout, float]] = ({}, {})
+    windows = [
+        (seconds, *window)
+        for seconds, found in zip(least, (one, together), strict=True)
+        for window in found.items()
+    ]
+    steps = []
     try:
-        for engine, integrator in enumerate(engines):
-            integrator.step(WARM_UP_CALLS)
-            for threads in counts:
-                limit_threads(threads)
-                # The first step of a number of threads starts them.
-                integrator.step(1)
-                steps[engine, threads] = max(1, int(_WINDOW_S / _seconds(integrator, 1)))
+        for _, layout, engine in windows:
+            limit_threads(layout.threads)
+            # The first steps are slow, and the first of a number of threads starts them.
+            engine.step(WARM_UP_CALLS)
+            steps.append(max(1, int(_WINDOW_S / _seconds(engine, 1))))
         begin = time.perf_counter()
         for _ in range(_WINDOWS):
-            for (engine, threads), n_steps in steps.items():
-                limit_threads(threads)
-                seconds = _seconds(engines[engine], n_steps) / n_steps
-                least[engine][threads] = min(least[engine].get(threads, np.inf), seconds)
+            for (seconds, layout, engine), n_steps in zip(windows, steps, strict=True):
+                limit_threads(layout.threads)
+                needed = _seconds(engine, n_steps) / n_steps
+                seconds[layout] = min(seconds.get(layout, np.inf), needed)
             if time.perf_counter() - begin > _LONGEST_S:
                 break
     finally:

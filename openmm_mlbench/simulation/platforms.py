@@ -1,6 +1,5 @@
 """Which OpenMM platform runs a System, with which properties, on how many threads, and why."""
 
-import ctypes
 import os
 import sys
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.forces.drivers import driver_of, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
+from openmm_mlbench.memory import keep_memory
 from openmm_mlbench.simulation.barostat import MOLECULES
 
 if TYPE_CHECKING:
@@ -193,19 +193,6 @@ def create_context(system: Any, integrator: Any, choice: PlatformChoice) -> Any:
             f"OpenMM cannot run this System on platform {choice.name}: {_one_line(error)}; "
             "try another --platform, and see `openmm-mlbench doctor`"
         ) from error
-
-
-def keep_memory() -> bool:
-    """Have this process keep memory that it frees, for the next step; whether the C library can.
-
-    By default glibc gives large blocks back at once, and the system hands out zeroed pages anew at each step: of a
-    NequIP on 5,184 atoms a third of the time, and a share that grows with the atoms.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # M_TRIM_THRESHOLD: never; M_MMAP_MAX: no block by itself.
-    return mallopt is not None and bool(mallopt(-1, -1)) and bool(mallopt(-4, 0))
 
 
 def context_properties(context: Any) -> dict[str, str]:

@@ -127,8 +127,9 @@ def run_protocol(
     # Made here once, so that a misfit of model and molecule is found before anything is written.
     first_nm, _ = start_configuration(start_frames, int(places[0]))
     most_threads = available_threads() if threads is None else threads
+    former_groups = None
     if resume:
-        threads = _as_it_began(Path(out), threads)
+        threads, former_groups = _as_it_began(Path(out), threads)
     system = create_system(provider, protocol, topology, first_nm)
     _check_cells(protocol, system, start_frames)
     plan = Plan(
@@ -158,7 +159,14 @@ def run_protocol(
     tasks = _tasks(out, plan, provider, topology, resume=resume)
     tasks = [task for task in tasks if only is None or task.replica in only]
     batch, batching = plan_batch(
-        batch_replicas, tasks, system, topology, jobs=jobs, most_threads=most_threads, note=remarks.append
+        batch_replicas,
+        tasks,
+        system,
+        topology,
+        jobs=jobs,
+        most_threads=most_threads,
+        former_groups=former_groups,
+        note=remarks.append,
     )
     if batching["threads"] is not None:
         tasks = [with_threads(task, batching["threads"]) for task in tasks]
@@ -194,12 +202,15 @@ def run_protocol(
     return statuses
 
 
-def _as_it_began(out: Path, threads: int | None) -> int | None:
-    """Threads of a run that goes on: those that a timing chose when it began, but never more than asked for."""
-    chosen = (read_run(out).get("batching") or {}).get("threads") if (out / RUN).is_file() else None
-    if chosen is None:
-        return threads
-    return int(chosen) if threads is None else min(int(chosen), threads)
+def _as_it_began(out: Path, threads: int | None) -> tuple[int | None, int | None]:
+    """Threads, and groups of replicas, of a run that goes on: those of its beginning, but never more than asked for."""
+    record = read_run(out) if (out / RUN).is_file() else {}
+    batching = record.get("batching") or {}
+    limit = float("inf") if threads is None else threads
+    chosen, groups = (
+        None if batching.get(key) is None else int(min(batching[key], limit)) for key in ("threads", "groups")
+    )
+    return threads if chosen is None else chosen, groups
 
 
 def _write_record(out: Path, plan: Plan, *, resume: bool) -> None:

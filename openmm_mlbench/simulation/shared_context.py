@@ -127,9 +127,11 @@ class SharedContext:
     def engine(self) -> dict[str, str]:
         """What has to be equal for a binary checkpoint to fit."""
         live = " ".join(map(str, self.live))
+        # The size of a group makes a difference in the last bits.
+        groups = f" in {self.copies.n_groups} groups" if self.copies.n_groups > 1 else ""
         return {
             **engine_description(self.context, self.properties),
-            "copies": f"{live} of {self.copies.n_copies}",
+            "copies": f"{live} of {self.copies.n_copies}" + groups,
         }
 
     def set_velocities(self, velocities: NDArray[np.float64]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from openmm_mlbench.data.datasets import cache_folder
 from openmm_mlbench.files import read_json
+from openmm_mlbench.simulation.batching import Layout
 from openmm_mlbench.simulation.platforms import available_threads
 from openmm_mlbench.speed.cases import Case, make_case, repeated_box
 from openmm_mlbench.speed.clocks import Timing, take_turns
@@ -156,26 +157,34 @@ def scaling_exponent(case: Case, *, times: int = 2, seconds: float = 5.0) -> Rec
 def _batching(timings: dict[str, Timing], windows: Windows) -> Record:
     """Steps of replicas per second in one Context over those of one replica, or why there is no number.
 
-    Each on the number of threads that is the faster for it.
+    Each on the threads that are the fastest for it.
     """
     if "5 replicas" not in timings:
         return {"gain": None, "reason": windows.missing.get("5 replicas", "not measured")}
     more = "5 replicas, more threads" in timings
     # Process time counts what every thread does.
     on_wall = more or windows.device.type == "cuda"
-    us: dict[str, dict[int, float]] = {}
+    layouts = {
+        "": Layout(windows.threads),
+        ", more threads": Layout(windows.most_threads),
+        ", side by side": Layout(windows.threads, windows.groups(windows.most_threads)),
+    }
+    us: dict[str, dict[Layout, float]] = {}
     for name in ("torchforce", "5 replicas"):
-        found = {windows.threads: timings[name]}
-        if more:
-            found[windows.most_threads] = timings[f"{name}, more threads"]
-        us[name] = {n: t.wall_us_min if on_wall else t.process_us_min for n, t in found.items()}
+        found = {layout: timings.get(name + suffix) for suffix, layout in layouts.items()}
+        us[name] = {
+            layout: timing.wall_us_min if on_wall else timing.process_us_min
+            for layout, timing in found.items()
+            if timing is not None
+        }
     best = {name: min(values, key=values.__getitem__) for name, values in us.items()}
     one, together = (us[name][best[name]] for name in ("torchforce", "5 replicas"))
-    same = COPIES * us["torchforce"][windows.threads] / us["5 replicas"][windows.threads]
+    same = COPIES * us["torchforce"][layouts[""]] / us["5 replicas"][layouts[""]]
     return {
         "gain": round(COPIES * one / together, 3),
-        "threads": best["5 replicas"],
-        "threads_alone": best["torchforce"],
+        "threads": best["5 replicas"].threads,
+        "groups": best["5 replicas"].groups,
+        "threads_alone": best["torchforce"].threads,
         "gain_on_the_same_threads": round(same, 3),
         "reason": "",
     }

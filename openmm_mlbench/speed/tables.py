@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from openmm_mlbench.simulation.batching import Layout
 from openmm_mlbench.speed.program import key_of
 
 Record = dict[str, Any]
@@ -90,8 +91,8 @@ def _batching(found: Record) -> str:
     """The gain, and the threads where there was a choice."""
     if found["gain"] is None or "threads" not in found:
         return _number(found["gain"], 2)
-    threads = f"{found['threads']} and {found['threads_alone']} threads"
-    return f"{found['gain']:.2f} ({threads})"
+    together = Layout(found["threads"], found.get("groups", 1))
+    return f"{found['gain']:.2f} ({together}; one {Layout(found['threads_alone'])})"
 
 
 def _fast(entry: Record) -> bool:

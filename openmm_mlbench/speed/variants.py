@@ -31,6 +31,7 @@ VARIANTS = {
     "openmm-ml": "a step of a System that OpenMM-ML makes",
     "5 replicas": "a step of OpenMM that moves five copies of the system in one Context",
     "5 replicas, more threads": "the same on all threads that a run may use",
+    "5 replicas, side by side": "the same in as many groups, each on a thread of its own",
     "engine": "a step of OpenMM, TorchForce on a module that computes nothing",
 }
 
@@ -102,6 +103,9 @@ class Windows:
             ),
             "5 replicas, more threads": lambda: self._steps(
                 self._copies(), copies=COPIES, threads=self._more_threads()
+            ),
+            "5 replicas, side by side": lambda: self._steps(
+                self._copies(self.groups(self._more_threads())), copies=COPIES, threads=self.threads
             ),
             "engine": lambda: self._steps(self._empty_system()),
         }
@@ -180,9 +184,18 @@ class Windows:
 
         return self._once((driver, evaluation), make)
 
-    def _copies(self) -> Any:
+    @staticmethod
+    def groups(threads: int) -> int:
+        """Groups of replicas on so many threads."""
+        return min(threads, COPIES)
+
+    def _copies(self, n_groups: int = 1) -> Any:
         case = self.case
-        return self._once(("copies",), lambda: case.potential.create_copies(case.topology, COPIES).system)
+
+        def make() -> Any:
+            return case.potential.create_copies(case.topology, COPIES, n_groups).system
+
+        return self._once(("copies", str(n_groups)), make)
 
     def _once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
         """A System that two variants run: tracing a large network takes a while."""

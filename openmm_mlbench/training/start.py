@@ -12,6 +12,7 @@ from openmm_mlbench.data.datasets import default_split, list_datasets, load_data
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split, make_split
 from openmm_mlbench.errors import DataError, TrainingError
+from openmm_mlbench.memory import keep_memory
 from openmm_mlbench.training.config import Recipe
 from openmm_mlbench.training.distributed import ALONE, Group
 from openmm_mlbench.training.recipe_files import SIZES, recipe_for
@@ -93,6 +94,8 @@ def new_trainer(
         raise TrainingError(f"threads is {request.threads}; use 1 or more")
     torch.set_num_threads(request.threads)
     device = chosen_device(request.device) if device is None else device
+    if device == "cpu":
+        keep_memory()
     name = dataset_for(request.source, request.size, say)
     entry = next((entry for entry in list_datasets() if entry.name == name), None)
     system = None if entry is None else entry.system

@@ -14,8 +14,10 @@ import torch
 from openmm_mlbench.cli import main
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.forces.copies import Copies
+from openmm_mlbench.potential import Potential
 from openmm_mlbench.protocol import load_protocol
 from openmm_mlbench.simulation import batching
+from openmm_mlbench.simulation.batching import Layout
 from openmm_mlbench.simulation.platforms import PlatformChoice
 from openmm_mlbench.simulation.run_folder import read_status
 from openmm_mlbench.simulation.runner import RunInterrupted, run_protocol
@@ -48,8 +50,8 @@ class _RaisingCopies(ethanol.CopiedEthanol):
         super().__init__()
         self.fails = fails
 
-    def create_copies(self, topology, n_copies):
-        copies = super().create_copies(topology, n_copies)
+    def create_copies(self, topology, n_copies, n_groups=1):
+        copies = super().create_copies(topology, n_copies, n_groups)
         calls = iter(range(10**9))
 
         def compute(state):
@@ -81,6 +83,7 @@ def test_the_folders_are_those_of_separate_runs(tmp_path):
         "replicas": [0, 1, 2, 3],
         "gain": None,
         "threads": None,
+        "groups": 1,
         "reason": "asked for",
     }
     assert record["sessions"][0]["batching"] == record["batching"]
@@ -344,12 +347,14 @@ def test_auto_decides_by_a_timing_and_says_so(tmp_path):
 @pytest.mark.parametrize("batched", [True, False])
 def test_auto_chooses_threads_and_a_resumed_run_keeps_them(batched, tmp_path, monkeypatch):
     """The fastest of what was timed becomes the run's, is recorded, and is what the run goes on with."""
-    together = {1: 2.0, 2: 1.0} if batched else {1: 9.0, 2: 8.5}
+    one, two, groups = Layout(1), Layout(2), Layout(1, 2)
+    together = {one: 2.0, two: 1.0, groups: 1.05} if batched else {one: 9.0, two: 8.5, groups: 8.6}
     timed = []
 
-    def times(_, __, counts):
+    def times(batches, _, counts):
         timed.append(counts)
-        return {1: 1.0, 2: 0.5}, together
+        assert [batch.context.copies.n_groups for batch in batches] == [1, 2]
+        return {one: 1.0, two: 0.5}, together
 
     monkeypatch.setattr(batching, "_step_times", times)
     notes = []
@@ -384,8 +389,44 @@ def test_as_many_threads_are_timed_as_a_run_may_use():
     # A Context of the CPU platform is made for its threads.
     assert batching._thread_counts(PlatformChoice(name="CPU", threads=3), 6) == [3]
     # Threads that hardly help are left to others.
-    assert batching._fewest_threads({1: 1.05, 2: 1.0, 4: 3.0}) == (1, 1.05)
-    assert batching._fewest_threads({1: 2.0, 2: 1.0, 4: 0.98}) == (2, 1.0)
+    one, two, four = Layout(1), Layout(2), Layout(4)
+    assert batching._fewest_cores({one: 1.05, two: 1.0, four: 3.0}) == (one, 1.05)
+    assert batching._fewest_cores({one: 2.0, two: 1.0, four: 0.98}) == (two, 1.0)
+    # Of two that keep the same cores busy the faster.
+    groups = Layout(1, 2)
+    assert batching._fewest_cores({one: 2.0, two: 1.0, groups: 0.95}) == (groups, 0.95)
+
+
+def test_groups_of_replicas_are_recorded_and_a_resumed_run_keeps_them(tmp_path, monkeypatch):
+    """Where the timing favours groups, each has a thread; a run that goes on has the same groups."""
+
+    def times(*_):
+        return {Layout(1): 1.0, Layout(2): 1.0}, {Layout(1): 4.0, Layout(2): 3.0, Layout(1, 2): 2.0}
+
+    monkeypatch.setattr(batching, "_step_times", times)
+    notes = []
+    options = {
+        "batch_replicas": "auto",
+        "note": notes.append,
+        "provider": Potential.load("ethanol-gfn2/schnet"),
+    }
+    statuses = run(tmp_path / "run", length_ps=0.1, threads=2, **options)
+    assert "in 2 groups on a thread each, " in notes[-1]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    kept = {key: record["batching"][key] for key in ("gain", "threads", "groups", "replicas")}
+    assert kept == {"gain": 2.0, "threads": 1, "groups": 2, "replicas": [0, 1, 2, 3]}
+    assert record["platform"]["threads"] == torch.get_num_threads() == 1
+    run(tmp_path / "run", length_ps=0.2, resume=True, **options)
+    longer = run(tmp_path / "whole", length_ps=0.2, threads=2, **options)
+    assert [status.resume for status in run(tmp_path / "run", length_ps=0.2, resume=True, **options)] == [
+        "exact"
+    ] * N
+    for status in longer:
+        assert_same_replica(*(tmp_path / name / f"replica-{status.replica}" for name in ("run", "whole")))
+    # One thread is one group: other last bits, so that the States are what it goes on from.
+    fewer = run(tmp_path / "run", length_ps=0.3, resume=True, threads=1, **options)
+    assert [status.resume for status in fewer] == ["inexact"] * N
+    assert statuses[0].batch == fewer[0].batch == [0, 1, 2, 3]
 
 
 def _exit_code(*arguments):

@@ -283,7 +283,7 @@ def test_memory_of_a_step_is_kept_for_the_next():
     """Large tensors that come and go fault no pages in again, as they do by default."""
     program = """
 import resource, sys, torch
-from openmm_mlbench.simulation.platforms import keep_memory
+from openmm_mlbench.memory import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):

@@ -37,10 +37,11 @@ def test_a_molecule_in_every_loop(archive, monkeypatch):
     assert us["engine"] < us["5 replicas"] < 5 * us["ase"]
     wall = {name: timing["wall_us_min"] for name, timing in found["variants"].items()}
     alone, together = (
-        min(wall[name], wall[f"{name}, more threads"]) for name in ("torchforce", "5 replicas")
+        min(us for key, us in wall.items() if key.startswith(name) and "autograd" not in key)
+        for name in ("torchforce", "5 replicas")
     )
     assert found["batching"]["gain"] == pytest.approx(5 * alone / together, rel=1e-2)
-    assert found["batching"]["threads"] in (1, 2)
+    assert (found["batching"]["threads"], found["batching"]["groups"]) in ((1, 1), (2, 1), (1, 2))
     same = 5 * wall["torchforce"] / wall["5 replicas"]
     assert found["batching"]["gain_on_the_same_threads"] == pytest.approx(same, rel=1e-2)
     assert found["operators"]["executed"] > 20

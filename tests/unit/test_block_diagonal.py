@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_mlbench.export.block_diagonal import repeat_pairs, script_copies, trace_copies
+from openmm_mlbench.export.block_diagonal import (
+    call_copies,
+    repeat_pairs,
+    script_copies,
+    side_by_side,
+    trace_copies,
+)
 from openmm_mlbench.export.exported_model import ExportedModel
 
 N = 4
@@ -93,6 +99,33 @@ def test_a_shared_box(name):
         energy, own = model(x[k], box)
         assert (forces.view(N, -1, 3)[k] - own).abs().max() < 1e-6 * own.abs().max()
         assert float(energies[k]) == pytest.approx(float(energy), abs=precision(model, energy))
+
+
+@pytest.mark.parametrize("form", ["traced", "searched", "called"])
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+def test_groups_have_the_forces_of_separate_calls(form, groups):
+    """Four copies as 4, 2 + 2, 2 + 1 + 1 and one by one: same order, same numbers, and a NaN stays where it is."""
+    model = model_of("schnet")
+    make = {
+        "traced": lambda n: trace_copies(model, positions()[0], n, MASSES),
+        "searched": lambda n: script_copies(model, n, MASSES),
+        "called": lambda n: call_copies(torch.jit.script(model), n, MASSES, net_force=False),
+    }[form]
+    module, x = side_by_side(make, N, groups), positions()
+    energies, forces = module.by_copy(x.reshape(-1, 3).requires_grad_(), None)
+    assert not forces.requires_grad
+    total, same = torch.jit.freeze(module.eval())(x.reshape(-1, 3))
+    assert torch.equal(forces, same)
+    assert total == energies.sum()
+    for k in range(N):
+        energy, own = model(x[k])
+        assert (forces.view(N, -1, 3)[k] - own).abs().max() < 1e-6 * own.abs().max()
+        assert float(energies[k]) == pytest.approx(float(energy), abs=precision(model, energy))
+    lost = x.clone()
+    lost[2, 4] = float("nan")
+    found, _ = module.by_copy(lost.reshape(-1, 3), None)
+    assert torch.equal(found[[0, 1, 3]], energies[[0, 1, 3]])
+    assert not torch.isfinite(found[2])
 
 
 def test_pairs_stay_within_their_copy():
