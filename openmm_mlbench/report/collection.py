@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,30 +137,38 @@ def read_metrics(source: str | os.PathLike[str]) -> dict[str, Any]:
 def _name(runs: list[dict[str, Any]]) -> None:
     """Give each run a label that no other has, and an anchor of letters, digits and hyphens."""
     labels = [_label(metrics["run"]) for metrics in runs]
-    keys = [(label, metrics["run"]["dataset"]) for label, metrics in zip(labels, runs, strict=True)]
-    many = {key for key, count in Counter(keys).items() if count > 1}
-    longer = [
-        f"{label}, {_variant_word(metrics['run'])}"
-        if key in many and _variant_word(metrics["run"])
-        else label
-        for label, key, metrics in zip(labels, keys, runs, strict=True)
-    ]
-    keys = [(label, metrics["run"]["dataset"]) for label, metrics in zip(longer, runs, strict=True)]
-    many = {key for key, count in Counter(keys).items() if count > 1}
+    for added in (_variant_word, _length_word):
+        for places in _alike(labels, runs):
+            words = [added(runs[place]["run"]) for place in places]
+            # A word that all have tells nobody apart.
+            if len(set(words)) > 1:
+                for place, word in zip(places, words, strict=True):
+                    labels[place] = ", ".join(filter(None, (labels[place], word)))
+    for places in _alike(labels, runs):
+        for place in places:
+            folder = runs[place]["run"].get("folder") or runs[place]["run"].get("place")
+            labels[place] += f" ({folder})" if folder else ""
     anchors: set[str] = set()
-    for metrics, label, key in zip(runs, longer, keys, strict=True):
+    for metrics, label in zip(runs, labels, strict=True):
         run = metrics["run"]
-        folder = run.get("folder") or run.get("place")
-        run["label"] = f"{label} ({folder})" if key in many and folder else label
-        words = f"{run['dataset']}-{run['model']}" if "/" not in str(run["model"]) else str(run["model"])
-        word = "-".join(filter(None, (words, _variant_word(run))))
-        anchor = base = "run-" + (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") or "x")
+        run["label"] = label
+        model = f"{run['dataset']}-{run['model']}" if "/" not in str(run["model"]) else str(run["model"])
+        name = "-".join(filter(None, (model, _variant_word(run))))
+        anchor = base = "run-" + (re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x")
         number = 1
         while anchor in anchors:
             number += 1
             anchor = f"{base}-{number}"
         anchors.add(anchor)
         run["anchor"] = anchor
+
+
+def _alike(labels: list[str], runs: list[dict[str, Any]]) -> list[list[int]]:
+    """Places of runs of one data set that have the same label, group by group."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, (label, metrics) in enumerate(zip(labels, runs, strict=True)):
+        groups.setdefault((label, metrics["run"]["dataset"]), []).append(place)
+    return [places for places in groups.values() if len(places) > 1]
 
 
 def _label(run: dict[str, Any]) -> str:
@@ -175,6 +182,11 @@ def _variant_word(run: dict[str, Any]) -> str:
     """What sets the protocol apart from the system's own one."""
     system, protocol = str(run.get("system") or ""), str(run["protocol"])
     return protocol.removeprefix(system).strip("-") if system else ""
+
+
+def _length_word(run: dict[str, Any]) -> str:
+    """How many replicas were simulated, and how long each was asked to be."""
+    return f"{len(run['replicas'])} \N{MULTIPLICATION SIGN} {run['length_ps']:g} ps"
 
 
 def model_key(run: dict[str, Any]) -> str:
@@ -238,10 +250,21 @@ def main_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each model on each data set the run that says most: by its system's own protocol, the longest one."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for metrics in own_protocol_runs(runs):
-        key = (str(metrics["run"]["dataset"]), model_key(metrics["run"]))
+        key = _model_and_data(metrics)
         if key not in best or simulated_ps(metrics["run"]) > simulated_ps(best[key]["run"]):
             best[key] = metrics
     return list(best.values())
+
+
+def drawn_together(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs for one figure of many models: each model's main run, all of a model that has none, and controls."""
+    mains = main_runs(runs)
+    have = set(map(_model_and_data, mains))
+    return [metrics for metrics in runs if metrics in mains or _model_and_data(metrics) not in have]
+
+
+def _model_and_data(metrics: dict[str, Any]) -> tuple[str, str]:
+    return str(metrics["run"]["dataset"]), str(metrics["run"]["model"])
 
 
 def simulated_ps(run: dict[str, Any]) -> float:

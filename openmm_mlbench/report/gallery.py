@@ -11,6 +11,7 @@ from openmm_mlbench.report import figures as draw
 from openmm_mlbench.report.collection import (
     FULL,
     completeness,
+    drawn_together,
     is_own_structure,
     main_runs,
     model_key,
@@ -147,7 +148,7 @@ class Gallery:
         )
 
     def _trade(self, system: str, group: list[dict[str, Any]]) -> None:
-        trades = [trade for trade in map(trade_of, group) if trade is not None]
+        trades = [trade for trade in map(trade_of, drawn_together(group)) if trade is not None]
         if len(trades) < 2:
             return
         caption = (
@@ -209,6 +210,7 @@ class Gallery:
             )
 
     def _structure(self, dataset: str, system: str, alike: list[dict[str, Any]]) -> None:
+        alike = drawn_together(alike)
         source = next((m["run"]["reference"] for m in alike if m["run"].get("reference")), None) or {}
         origin = f" Reference: {source['source']}" if source.get("source") else ""
         self._add(
@@ -291,6 +293,7 @@ class Gallery:
             )
 
     def _detail(self, dataset: str, _: str, alike: list[dict[str, Any]]) -> None:
+        alike = drawn_together(alike)
         for name, what in (("force parity", "forces"), ("energy parity", "energies")):
             self._add(
                 draw.plot_parity(alike, name, self.palette),

@@ -1,11 +1,15 @@
 """Which runs a rank correlation compares, time steps over one time, and the Pareto front."""
 
+import json
+
 import pytest
 
 from openmm_mlbench.paper import MODELS
+from openmm_mlbench.report.collection import collect, drawn_together, main_runs
 from openmm_mlbench.report.comparisons import OURS, PAPER, rankings
 from openmm_mlbench.report.figures import Trade, unbeaten
 from openmm_mlbench.report.gallery import missing_figures, timestep_series
+from openmm_mlbench.results import METRICS_VERSION
 
 
 def make_run(model, force, h_r, *, length=5.0, stable=None, protocol="ethanol", timestep=0.5, folder=""):
@@ -147,3 +151,60 @@ def test_figures_without_data_are_gaps_with_commands():
     assert all("schnet" not in command for command in ethanol.commands)
     energy = next(gap for gap in gaps if gap.figure == "5 d")
     assert "simulate lips-nve" in energy.commands[0]
+
+
+def _runs_in(folder, wanted):
+    """metrics.json files of (model, protocol, ps) and the runs that a report finds in them."""
+    for number, (model, protocol, length_ps) in enumerate(wanted):
+        run = {
+            "model": model,
+            "architecture": "schnet",
+            "system": "ethanol",
+            "dataset": "ethanol",
+            "protocol": protocol,
+            "length_ps": length_ps,
+            "threshold_A": 0.5,
+            "replicas": 2 * [{"time_ps": length_ps}],
+        }
+        place = folder / str(number)
+        place.mkdir()
+        metrics = {"format_version": METRICS_VERSION, "run": run, "measurements": []}
+        (place / "metrics.json").write_text(json.dumps(metrics))
+    return collect([folder]).runs
+
+
+def test_runs_of_one_model_are_told_apart_by_what_differs(tmp_path):
+    """The protocol's variant, then the length, then the folder; a name that is one already stays."""
+    wanted = [
+        ("ethanol/schnet", "ethanol", 300.0),
+        ("ethanol/schnet", "ethanol", 5.0),
+        ("ethanol/schnet", "ethanol-nve", 5.0),
+        ("mine.pt", "ethanol", 5.0),
+        ("other.pt", "ethanol", 7.0),
+        ("other.pt", "ethanol", 7.0),
+    ]
+    runs = _runs_in(tmp_path, wanted)
+    times = "\N{MULTIPLICATION SIGN}"
+    assert [metrics["run"]["label"] for metrics in runs] == [
+        f"SchNet, 2 {times} 300 ps",
+        f"SchNet, 2 {times} 5 ps",
+        "SchNet, nve",
+        "mine.pt",
+        f"other.pt ({tmp_path / '4'})",
+        f"other.pt ({tmp_path / '5'})",
+    ]
+
+
+def test_figures_of_many_models_show_each_once(tmp_path):
+    """The main run of a model, though two have one architecture; of a model without one whatever there is."""
+    wanted = [
+        ("a.pt", "ethanol", 5.0),
+        ("a.pt", "ethanol", 300.0),
+        ("a.pt", "ethanol-nve", 300.0),
+        ("b.pt", "ethanol", 5.0),
+        ("c.pt", "ethanol-nve", 5.0),
+        ("c.pt", "ethanol-dt1", 5.0),
+    ]
+    runs = _runs_in(tmp_path, wanted)
+    assert [runs.index(metrics) for metrics in main_runs(runs)] == [1, 3]
+    assert [runs.index(metrics) for metrics in drawn_together(runs)] == [1, 3, 4, 5]
