@@ -101,10 +101,12 @@ def loops_table(record: Record) -> str:
 
 
 def batching(found: Record) -> str:
-    """Gain of five replicas in one Context, with the threads of the batch and of the single one."""
+    """Gain of five replicas in one Context, with the threads or groups of the batch and the threads of the single one."""
     if found["gain"] is None or "threads" not in found:
         return plain(found["gain"])
-    return f"{found['gain']:.2f} ({found['threads']} / {found['threads_alone']})"
+    groups = found.get("groups", 1)
+    together = f"{groups} groups" if groups > 1 else found["threads"]
+    return f"{found['gain']:.2f} ({together} / {found['threads_alone']})"
 
 
 def _find(record: Record, gpu: bool, **wanted: Any) -> Record | None:
