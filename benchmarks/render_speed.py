@@ -186,14 +186,10 @@ def targets_table(record: Record) -> str:
         ]
         # Direct networks have no gradient to trace.
         if model not in ("forcenet", "gemnet-dt"):
-            for system in ("ethanol", "aspirin"):
+            for system in ("ethanol", "aspirin", "water"):
                 found = _find(record, False, model=model, system=system, weights="fresh") or {}
                 gain = found.get("derived", {}).get("gain_over_autograd")
                 rows.append(_row(f"{model}, {system}: over scripted autograd", 1.5, gain))
-    one = _find(record, False, model="schnet", system="water", weights="fresh") or {}
-    rows.append(
-        _row("schnet, water: over scripted autograd", 1.5, one.get("derived", {}).get("gain_over_autograd"))
-    )
     for (model, system), wanted in GPU_SPEEDS.items():
         found = _find(record, True, model=model, system=system, weights="fresh")
         speed = None if found is None else found["derived"]["steps_per_second"]
