@@ -169,14 +169,12 @@ def _batching(timings: dict[str, Timing], windows: Windows) -> Record:
         ", more threads": Layout(windows.most_threads),
         ", side by side": Layout(windows.threads, windows.groups(windows.most_threads)),
     }
-    us: dict[str, dict[Layout, float]] = {}
-    for name in ("torchforce", "5 replicas"):
-        found = {layout: timings.get(name + suffix) for suffix, layout in layouts.items()}
-        us[name] = {
-            layout: timing.wall_us_min if on_wall else timing.process_us_min
-            for layout, timing in found.items()
-            if timing is not None
-        }
+    us: dict[str, dict[Layout, float]] = {"torchforce": {}, "5 replicas": {}}
+    for name, found in us.items():
+        for suffix, layout in layouts.items():
+            timing = timings.get(name + suffix)
+            if timing is not None:
+                found[layout] = timing.wall_us_min if on_wall else timing.process_us_min
     best = {name: min(values, key=values.__getitem__) for name, values in us.items()}
     one, together = (us[name][best[name]] for name in ("torchforce", "5 replicas"))
     same = COPIES * us["torchforce"][layouts[""]] / us["5 replicas"][layouts[""]]

@@ -239,11 +239,12 @@ def test_frozen_forces_do_not_depend_on_a_gradient_that_nobody_asked_for(edges, 
     assert torch.equal(found.detach(), wanted)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("cell", [None, CELL], ids=["open space", "box"])
-def test_replicas_of_an_imported_model_share_a_context(edges, cell):
+def test_replicas_of_an_imported_model_share_a_context(edges, cell, groups):
     """Energies and forces of each copy are those of the model by itself, and the System's are their sum."""
     potential = Potential.load(edges[0])
-    copies = potential.create_copies(topology_of_ethanol(cell), 3)
+    copies = potential.create_copies(topology_of_ethanol(cell), 3, groups)
     rng = np.random.default_rng(0)
     start = fresh_models.ethanol_positions_nm()
     positions = np.array([start + rng.normal(scale=0.005, size=start.shape) for _ in range(3)])

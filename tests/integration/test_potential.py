@@ -236,6 +236,12 @@ def test_openmm_ml_passes_the_constraints_on(rigid, ethanol):
         potential.createSystem(ethanol)
 
 
+@pytest.mark.parametrize("groups", [0, 4])
+def test_groups_are_of_copies(schnet, ethanol, groups):
+    with pytest.raises(PotentialError, match=f"3 copies in {groups} groups; use 1 to 3 groups"):
+        schnet.create_copies(ethanol, 3, groups)
+
+
 def test_ahead_of_time_wants_a_small_molecule_in_open_space(schnet, ethanol):
     ethanol.setPeriodicBoxVectors(BOX * unit.nanometer)
     with pytest.raises(PotentialError, match=r"2 to 50 atoms without a periodic box, got 9 atoms in a box"):

@@ -10,7 +10,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "openmm_mlbench"
 # What stands further right may import what stands further left.
 ORDER = [
-    *("errors", "units", "cells", "dihedrals", "files", "assets", "results", "paper", "topology", "console"),
+    *(
+        "errors",
+        "units",
+        "cells",
+        "dihedrals",
+        "files",
+        "assets",
+        "results",
+        "paper",
+        "topology",
+        "console",
+        "memory",
+    ),
     *("reference_potentials", "data", "models", "training", "export", "forces", "potential"),
     *("ase_calculator", "openmmml_plugin", "metadynamics", "protocol_xml", "protocol"),
     *(
