@@ -9,6 +9,7 @@ import importlib
 import ipaddress
 import itertools
 import queue
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,10 @@ def _import(module: str = "distributed") -> None:
                 "logging": {"distributed": _LOG_LEVEL},
             }
         )
+        interrupt = signal.getsignal(signal.SIGINT)
         importlib.import_module(module)
     except ImportError as error:
         raise DependencyError(f"{module} is needed for this and not installed; {_INSTALL}") from error
+    # dask-jobqueue makes Ctrl-C end the process of whoever imports it.
+    if signal.getsignal(signal.SIGINT) is not interrupt:
+        signal.signal(signal.SIGINT, interrupt or signal.SIG_DFL)

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,19 @@ def test_the_job_that_slurm_is_given(certificates):
     assert command.rindex("--nthreads 1") > command.index("--nthreads 4")
     assert f"--tls-ca-file {certificates / 'ca.pem'}" in command
     assert "--interface lo" in command
+
+
+def test_ctrl_c_stays_what_it_was():
+    """dask-jobqueue, when it is imported, makes it end the process; campaigns and tests after it would not stop in order."""
+    program = (
+        "import signal, sys\n"
+        "from openmm_mlbench.campaign import dask_backend\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "dask_backend._import('dask_jobqueue')\n"
+        "assert 'dask_jobqueue.runner' in sys.modules\n"
+        "assert signal.getsignal(signal.SIGINT) is before\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_slurm_workers_that_could_not_reach_the_scheduler_are_refused():
