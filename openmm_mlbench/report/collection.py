@@ -259,8 +259,8 @@ def main_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def drawn_together(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs for one figure of many models: each model's main run, all of a model that has none, and controls."""
     mains = main_runs(runs)
-    have = set(map(_model_and_data, mains))
-    return [metrics for metrics in runs if metrics in mains or _model_and_data(metrics) not in have]
+    chosen, have = set(map(id, mains)), set(map(_model_and_data, mains))
+    return [metrics for metrics in runs if id(metrics) in chosen or _model_and_data(metrics) not in have]
 
 
 def _model_and_data(metrics: dict[str, Any]) -> tuple[str, str]:
