@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from openmm import app, unit
 
 from openmm_mlbench.errors import ModelError, PotentialError
-from openmm_mlbench.export.ahead_of_time import both_forms, specialise, specialise_periodic
+from openmm_mlbench.export.ahead_of_time import both_forms, specialise, specialise_open, specialise_periodic
+from openmm_mlbench.export.analytic import ANALYTIC, ANALYTIC_MOLECULES, analytic, specialise_analytic
 from openmm_mlbench.export.archive import Archive, find_archive
 from openmm_mlbench.export.block_diagonal import call_copies, script_copies, side_by_side, trace_copies
 from openmm_mlbench.export.card import Card, Origin
 from openmm_mlbench.export.compiled import compile_molecule
-from openmm_mlbench.export.tabulated import TABULATED, specialise_tabulated, tabulated
 from openmm_mlbench.forces.copies import Copies, Evaluate
 from openmm_mlbench.forces.drivers import FIXED_LISTS, Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
@@ -32,7 +32,8 @@ from openmm_mlbench.units import NM_PER_ANGSTROM
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-EVALUATIONS = ("auto", "autograd", "ahead-of-time", "fixed-shapes", "tabulated")
+DEVICES = ("auto", "cpu", "cuda")
+EVALUATIONS = ("auto", "autograd", "ahead-of-time", "fixed-shapes", "analytic")
 # A box that shrank below this part of its heights may need images that fixed lists do not have.
 _SHRINK = 0.99
 
@@ -43,6 +44,8 @@ class Potential:
     Args:
         archive: where it lies; use :meth:`load`.
         driver: of its forces where none is asked for: ``torchforce``, ``pythonforce`` or ``auto``.
+        device: where torch evaluates it, apart from a TorchForce, which follows its platform: ``cpu``, ``cuda``, or
+            ``auto``: the GPU where there is one.
 
     Attributes:
         id: shipped id or path.
@@ -54,9 +57,15 @@ class Potential:
     # What a simulation begins with makes a difference to the forces.
     takes_positions: ClassVar[bool] = True
 
-    def __init__(self, archive: Archive, driver: str = "auto") -> None:
+    def __init__(self, archive: Archive, driver: str = "auto", device: str = "auto") -> None:
         self.archive = archive
         self.driver = driver
+        has_gpu = torch.cuda.is_available()
+        if device not in DEVICES or (device == "cuda" and not has_gpu):
+            raise PotentialError(
+                f"device {device!r} is not here; use one of {', '.join(DEVICES if has_gpu else ('auto', 'cpu'))}"
+            )
+        self.device = ("cuda" if has_gpu else "cpu") if device == "auto" else device
         self.engine: Engine | None = None
         self.id = archive.id
         self.card: Card = archive.card
@@ -68,18 +77,24 @@ class Potential:
         }
 
     @classmethod
-    def load(cls, id_or_path: str | Path, driver: str = "auto") -> "Potential":
+    def load(cls, id_or_path: str | Path, driver: str = "auto", device: str = "auto") -> "Potential":
         """Find a shipped model by id, or an archive by path, and read its card.
 
         Args:
             id_or_path: of the model.
             driver: of its forces: ``torchforce``, ``pythonforce`` or ``auto``.
+            device: see :class:`Potential`; ``cpu`` on a machine with a GPU that the Context will not run on.
 
         Raises:
             ModelError: missing or damaged.
+            PotentialError: no such device here.
         """
         prepare_platforms()
-        return cls(find_archive(id_or_path), driver)
+        return cls(find_archive(id_or_path), driver, device)
+
+    def on(self, device: str) -> "Potential":
+        """The same model evaluated elsewhere: on ``cpu``, ``cuda`` or ``auto``."""
+        return Potential(self.archive, self.driver, device)
 
     def module(
         self,
@@ -98,11 +113,12 @@ class Potential:
             atoms: places of the selected atoms in the System, or None for all.
             periodic: whether box vectors will be given.
             evaluation: ``ahead-of-time`` (no autograd at run time; small molecules in open
-                space), ``fixed-shapes`` (the same in a box, with lists of fixed length that suit
+                space), ``fixed-shapes`` (the same for boxes and large molecules, with lists of fixed length that suit
                 ``positions_nm``), ``autograd`` (pairs are searched and gradients taken at each call), or
-                ``auto``: the first where it serves; in a box, with positions and where there is a GPU, a
-                module that has fixed shapes there and searches on a processor; else the third.  SchNet and
-                DeepPot-SE run on a processor as ``tabulated``: radial networks from tables, gradients by hand.
+                ``auto``: the first where it serves; else, with positions and where there is a GPU, a
+                module that has fixed shapes there and searches on a processor; else the third.  On a processor
+                SchNet, DeepPot-SE and, where pairs are searched, NequIP run as ``analytic``: gradients by
+                hand, the former two's radial networks from tables.
             positions_nm: (n_selected, 3), an ordinary configuration in the box.
             box_nm: (3, 3), its box.
         """
@@ -123,13 +139,13 @@ class Potential:
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
                 f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
             )
-        if static and evaluation in ("auto", "ahead-of-time", "tabulated"):
+        if static and evaluation in ("auto", "ahead-of-time", "analytic"):
             return self._specialised(numbers, places, evaluation)
         fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
         if fixed is not None and evaluation == "fixed-shapes":
             return fixed
         searched = self._searched(numbers, places, evaluation)
-        return searched if fixed is None else both_forms(fixed, searched)
+        return searched if fixed is None else both_forms(fixed, searched, periodic=periodic)
 
     def _specialised(
         self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
@@ -138,11 +154,11 @@ class Potential:
         model = self.archive.load_eager()
         model.atomic_numbers, model.atoms = numbers, atoms
         example = _spread_positions(len(numbers))
-        if evaluation == "tabulated" or (evaluation == "auto" and self.card.model in TABULATED):
+        if evaluation == "analytic" or (evaluation == "auto" and self.card.model in ANALYTIC_MOLECULES):
             try:
-                return specialise_tabulated(model, example)
+                return specialise_analytic(model, example)
             except ModelError:
-                if evaluation == "tabulated":
+                if evaluation == "analytic":
                     raise
         return specialise(model, example)
 
@@ -157,11 +173,11 @@ class Potential:
         # Our own networks run as this version of the package writes them, not as the one that exported them did.
         model = self.archive.load_eager()
         model.atomic_numbers, model.atoms = numbers, atoms
-        if evaluation == "tabulated" or (evaluation == "auto" and self.card.model in TABULATED):
+        if evaluation == "analytic" or (evaluation == "auto" and self.card.model in ANALYTIC):
             try:
-                return tabulated(model)
+                return analytic(model)
             except ModelError:
-                if evaluation == "tabulated":
+                if evaluation == "analytic":
                     raise
         return torch.jit.script(model)
 
@@ -174,21 +190,23 @@ class Potential:
         box_nm: NDArray[np.float64] | None,
     ) -> torch.jit.ScriptModule | None:
         """The form with lists of fixed length, where it is asked for or of use."""
-        if positions_nm is None or box_nm is None:
+        if positions_nm is None:
             if evaluation == "fixed-shapes":
                 raise PotentialError(
-                    "fixed-shapes evaluation needs a periodic box and positions=, which say how long the neighbour lists "
-                    "have to be; give both, or use evaluation='auto'"
+                    "fixed-shapes evaluation needs positions=, which say how long the neighbour lists have to be; give "
+                    "them, or use evaluation='auto'"
                 )
             return None
         if evaluation != "fixed-shapes" and (
-            evaluation != "auto" or self.card.origin is not None or not torch.cuda.is_available()
+            evaluation != "auto" or self.card.origin is not None or self.device == "cpu"
         ):
             return None
         model = self.archive.load_eager()
         model.atomic_numbers, model.atoms = numbers, atoms
-        positions, box = torch.as_tensor(positions_nm), torch.as_tensor(box_nm)
-        return specialise_periodic(model, positions, box, shrink=_SHRINK)
+        positions = torch.as_tensor(positions_nm)
+        if box_nm is None:
+            return specialise_open(model, positions) if len(numbers) > 1 else None
+        return specialise_periodic(model, positions, torch.as_tensor(box_nm), shrink=_SHRINK)
 
     def _compiled(
         self, atomic_numbers: Sequence[int], atoms: Sequence[int] | None, *, periodic: bool
@@ -202,10 +220,9 @@ class Potential:
         self._check_species(atomic_numbers)
         numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
         places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             start = _spread_positions(len(numbers))
-            module = compile_molecule(self.archive, numbers, places, start, device)
+            module = compile_molecule(self.archive, numbers, places, start, self.device)
         except ModelError as error:
             return None, f"not compiled, and slower: {error}"
         return module, module.note
@@ -230,8 +247,8 @@ class Potential:
             force_group: of the new force.
             driver: see :func:`openmm_mlbench.forces.drivers.make_force`.
             evaluation: see :meth:`module`.
-            positions: (n_atoms, 3) of all atoms, nm or a quantity: where a simulation begins.  In a box they
-                give a GPU neighbour lists of fixed length, which need no word from the host; a System with a
+            positions: (n_atoms, 3) of all atoms, nm or a quantity: where a simulation begins.  In a box, and
+                above 50 atoms, they give a GPU neighbour lists of fixed length, which need no word from the host; a System with a
                 barostat gets searched ones all the same: add the barostat first.
 
         Raises:
@@ -311,12 +328,13 @@ class Potential:
                 positions_nm=start_nm,
                 box_nm=box_nm,
             )
-        force = make_force(module, periodic=box is not None, driver=chosen_driver)
+        force = make_force(module, periodic=box is not None, driver=chosen_driver, device=self.device)
         self.engine = Engine(
             driver=chosen_driver, reason=reason, cuda_graphs=uses_cuda_graphs(force), note=note
         )
         force.setForceGroup(force_group)
-        fixed = box is not None and getattr(module, "capturable", False)
+        static = box is None and 1 < len(numbers) <= ALL_PAIRS_LIMIT and evaluation != "fixed-shapes"
+        fixed = not static and getattr(module, "capturable", False)
         force.setName(f"openmm-mlbench {self.id}" + (FIXED_LISTS if fixed else ""))
         return force
 
@@ -388,7 +406,7 @@ class Potential:
         n_atoms = len(atomic_numbers)
         masses = torch.tensor([system.getParticleMass(i)._value for i in range(n_atoms)])  # noqa: SLF001
         static = not periodic and 1 < n_atoms <= ALL_PAIRS_LIMIT
-        if self.card.origin is not None or not (static or torch.cuda.is_available()):
+        if self.card.origin is not None or not (static or self.device == "cuda"):
             # Somebody else's module takes one at a time; and large ones gain nothing together on a processor.
             one = self.module(atomic_numbers, periodic=periodic)
             net_force = not self.card.claims.zero_net_force
@@ -402,7 +420,7 @@ class Potential:
             def make(copies: int) -> torch.jit.ScriptModule:
                 if not static:
                     return script_copies(model, copies, masses)
-                tables = self.card.model in TABULATED
+                tables = self.card.model in ANALYTIC_MOLECULES
                 return trace_copies(model, _spread_positions(n_atoms), copies, masses, tables=tables)
 
         module = side_by_side(make, n_copies, n_groups)
@@ -411,13 +429,13 @@ class Potential:
             raise PotentialError(
                 "code compiled for driver pythonforce takes one molecule at a time, and without it replicas together are slower"
             )
-        force = make_force(module, periodic=periodic, driver=driver)
+        force = make_force(module, periodic=periodic, driver=driver, device=self.device)
         force.setName(f"openmm-mlbench {self.id}, {n_copies} copies")
         system.addForce(force)
         return Copies(
             system=system,
             n_copies=n_copies,
-            evaluate=_evaluation_by_copy(module, n_copies),
+            evaluate=_evaluation_by_copy(module, n_copies, torch.device(self.device)),
             n_groups=n_groups,
         )
 
@@ -449,7 +467,7 @@ class Potential:
         return MLBenchCalculator(self)
 
     def _check_imported(self, origin: Origin, *, periodic: bool, evaluation: str) -> None:
-        if evaluation in ("ahead-of-time", "fixed-shapes", "tabulated"):
+        if evaluation in ("ahead-of-time", "fixed-shapes", "analytic"):
             raise PotentialError(
                 f"{self.id} was imported from {origin.kind}; {evaluation} evaluation serves this package's own networks, "
                 "use evaluation='autograd'"
@@ -550,9 +568,8 @@ class Potential:
             )
 
 
-def _evaluation_by_copy(module: torch.jit.ScriptModule, n_copies: int) -> Evaluate:
-    """Energies and forces of each copy, on the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _evaluation_by_copy(module: torch.jit.ScriptModule, n_copies: int, device: torch.device) -> Evaluate:
+    """Energies and forces of each copy."""
     if device.type == "cuda":
         module = copy.deepcopy(module).to(device)
 
@@ -573,8 +590,8 @@ def _changes_the_box(force: openmm.Force) -> bool:
 def _start(
     positions: Any, atoms: Sequence[int] | None, box: Any, n_atoms: int
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Positions of the chosen atoms and the box, nm, or None where there are no positions or no box."""
-    if positions is None or box is None:
+    """Positions of the chosen atoms and the box, nm; None for what is not there."""
+    if positions is None:
         return None, None
     try:
         plain = positions.value_in_unit(unit.nanometer) if unit.is_quantity(positions) else positions
@@ -587,7 +604,7 @@ def _start(
         raise PotentialError(
             f"positions have shape {array.shape} or are not finite; give (n_atoms, 3) = ({n_atoms}, 3), in nm or as a quantity"
         )
-    vectors = np.array(box.value_in_unit(unit.nanometer), dtype=float)
+    vectors = None if box is None else np.array(box.value_in_unit(unit.nanometer), dtype=float)
     return array if atoms is None else array[list(atoms)], vectors
 
 

@@ -18,6 +18,7 @@ import torch
 
 from openmm_mlbench.export.ahead_of_time import specialise_periodic
 from openmm_mlbench.export.archive import save_archive
+from openmm_mlbench.export.block_diagonal import trace_copies
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.potential import Potential
@@ -25,7 +26,8 @@ from openmm_mlbench.speed.operators import count_operators
 
 FILE = Path(__file__).with_name("operator_budget.json")
 # What runs by default for a molecule, and in a box on a processor; and what a GPU captures of both.
-FORMS = ("molecule", "molecule, captured", "box", "box, fixed shapes")
+FORMS = ("molecule", "molecule, captured", "copies, captured", "box", "box, fixed shapes")
+N_COPIES = 2
 # A triclinic cell of 9 atoms that is smaller than twice every cutoff, nm.
 BOX_NM = np.array([[0.76, 0.0, 0.0], [0.21, 0.71, 0.0], [-0.17, 0.2, 0.7]])
 
@@ -43,6 +45,10 @@ def network_calls(model, folder):
     modules = {
         "molecule": (potential.module(numbers), (positions,)),
         "molecule, captured": (potential.module(numbers, evaluation="ahead-of-time"), (positions,)),
+        "copies, captured": (
+            trace_copies(eager, positions.detach(), N_COPIES, torch.ones(len(numbers))),
+            (positions.detach().repeat(N_COPIES, 1),),
+        ),
         "box": (potential.module(numbers, periodic=True), (positions, box)),
         "box, fixed shapes": (specialise_periodic(eager, positions.detach(), box), (positions, box)),
     }

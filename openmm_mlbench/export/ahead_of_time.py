@@ -400,14 +400,65 @@ def specialise_periodic(
     """
     example = positions_nm.detach().to(torch.float64), box_nm.detach().to(torch.float64)
     positions_a, box_a = example[0] * model.angstrom_per_nm, example[1] * model.angstrom_per_nm
+    evaluate = _padded_evaluation(model, positions_a, box_a, room=room, shrink=shrink)
+
+    def energy_and_forces(positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        return evaluate(positions * model.angstrom_per_nm, box * model.angstrom_per_nm)
+
+    core = trace_without_autograd(energy_and_forces, example)
+    with torch.no_grad():
+        return torch.jit.script(_SpecialisedPeriodic(core, model.atoms))
+
+
+# Heights of a box around everything beyond its extent, in cutoffs: no image of an atom is seen.
+_AROUND = 2.1
+
+
+def specialise_open(
+    model: ExportedModel, positions_nm: Tensor, *, room: float = 1.2
+) -> torch.jit.ScriptModule:
+    """The same in open space, for more atoms than :func:`specialise` compares all with all.
+
+    Args:
+        model: with ``atomic_numbers`` and ``atoms`` set for the topology.
+        positions_nm: (n_selected, 3), an ordinary configuration.
+        room: places in the list for this times the pairs of that configuration.
+
+    Returns:
+        A module with ``forward(positions)`` of the same contract as the model's.
+    """
+    example = positions_nm.detach().to(torch.float64)
+    heights = _extent(example * model.angstrom_per_nm) + _AROUND * model.cutoff
+    evaluate = _padded_evaluation(
+        model, example * model.angstrom_per_nm, torch.diag(heights), room=room, shrink=1.0
+    )
+
+    def energy_and_forces(positions: Tensor) -> tuple[Tensor, Tensor]:
+        where = positions.detach() * model.angstrom_per_nm
+        # It grows with the molecule and never becomes smaller than the list was made for; a lost atom moves no wall.
+        known = torch.nan_to_num(where, nan=0.0, posinf=0.0, neginf=0.0)
+        around = torch.maximum(_extent(known) + _AROUND * model.cutoff, heights)
+        energy, forces = evaluate(where, torch.diag(around))
+        nothing = zero_unless_lost(where, None)
+        return energy + nothing, forces + nothing
+
+    return specialised_around(trace_without_autograd(energy_and_forces, (example,)), model)
+
+
+def _extent(positions: Tensor) -> Tensor:
+    return positions.amax(0) - positions.amin(0)
+
+
+def _padded_evaluation(
+    model: ExportedModel, positions_a: Tensor, box_a: Tensor, *, room: float, shrink: float
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Energy and forces from positions and box, A, with lists of the lengths that this configuration asks for."""
     plan = plan_pairs(positions_a, box_a, model.cutoff, room=room, shrink=shrink)
     index, _ = periodic_pairs(positions_a, box_a, model.cutoff)
     lengths = model.network.fixed_lengths(model.atomic_numbers, index, room)
 
-    def energy_and_forces(positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = padded_pairs(
-            positions * model.angstrom_per_nm, box * model.angstrom_per_nm, model.cutoff, plan
-        )
+    def evaluate(positions: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = padded_pairs(positions, box, model.cutoff, plan)
         topology, crowded = model.network.fixed_topology(
             model.atomic_numbers, pairs.pair_index, pairs.filled, lengths
         )
@@ -418,9 +469,7 @@ def specialise_periodic(
         energy = torch.where(full, torch.full_like(energy, float("inf")), energy)
         return energy, torch.where(full, torch.full_like(forces, float("nan")), forces)
 
-    core = trace_without_autograd(energy_and_forces, example)
-    with torch.no_grad():
-        return torch.jit.script(_SpecialisedPeriodic(core, model.atoms))
+    return evaluate
 
 
 class _BothForms(nn.Module):
@@ -438,6 +487,23 @@ class _BothForms(nn.Module):
         return self.searched(positions, box_vectors)
 
 
-def both_forms(fixed: torch.jit.ScriptModule, searched: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """One module with both forms of a network in a box; where the positions are decides which one runs."""
-    return torch.jit.script(_BothForms(fixed, searched))
+class _BothFormsOpen(nn.Module):
+    """The same in open space."""
+
+    def __init__(self, fixed: torch.jit.ScriptModule, searched: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.capturable = True
+        self.fixed = fixed
+        self.searched = searched
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if positions.is_cuda:
+            return self.fixed(positions)
+        return self.searched(positions)
+
+
+def both_forms(
+    fixed: torch.jit.ScriptModule, searched: torch.jit.ScriptModule, *, periodic: bool = True
+) -> torch.jit.ScriptModule:
+    """One module with both forms of a network; where the positions are decides which one runs."""
+    return torch.jit.script((_BothForms if periodic else _BothFormsOpen)(fixed, searched))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.ahead_of_time import trace_without_autograd
+from openmm_mlbench.export.analytic import analytic_or_network
 from openmm_mlbench.export.exported_model import ExportedModel
-from openmm_mlbench.export.tabulated import tables_or_network
 from openmm_mlbench.models.neighbours import all_pairs
 
 
@@ -274,7 +274,7 @@ def trace_copies(
     if tables:
         # Where they are too rough for tables: the network itself.
         with contextlib.suppress(ModelError):
-            core = tables_or_network(model, index, evaluation.numbers, evaluation.by_copy, core, example)
+            core = analytic_or_network(model, index, evaluation.numbers, evaluation.by_copy, core, example)
     with torch.no_grad():
         return torch.jit.script(_Traced(core))
 

@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from openmm_mlbench.models.cutoffs import cosine_cutoff
 from openmm_mlbench.models.deeppot_se import DeepPotSE
+from openmm_mlbench.models.fast_nequip import FastNequIP
 from openmm_mlbench.models.neighbours import directed_edges, group_by_label
+from openmm_mlbench.models.nequip import NequIP
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.radial_tables import RadialTables, read_table, tabulate
 from openmm_mlbench.models.schnet import SchNet, shifted_softplus
@@ -346,4 +348,6 @@ def fast_form(network: Network) -> nn.Module | None:
         return FastSchNet(network)
     if isinstance(network, DeepPotSE):
         return FastDeepPotSE(network)
+    if isinstance(network, NequIP):
+        return FastNequIP(network)
     return None

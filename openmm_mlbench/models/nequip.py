@@ -135,7 +135,7 @@ class _Mixing(nn.Module):
         return mixed.view(n_atoms, size, -1)
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """One interaction block and its gate.
 
     Products are done in groups that share the kinds before and after: a group has
@@ -244,8 +244,11 @@ class _Layer(nn.Module):
             couplings: see :meth:`NequIP.couplings`.
             topology: see :meth:`NequIP.topology`.
         """
-        messages = self.messages(features, radial, couplings, topology)
-        mixed = [mixing(messages, features, topology[0]) for mixing in self.mixings]
+        return self.update(self.messages(features, radial, couplings, topology), features, topology[0])
+
+    def update(self, messages: list[Tensor], features: list[Tensor], species: Tensor) -> list[Tensor]:
+        """Features of each kind after the layer from what :meth:`messages` gave."""
+        mixed = [mixing(messages, features, species) for mixing in self.mixings]
         # One gate per tensor feature, behind the scalars; silu suits even scalars, tanh odd ones.
         gates = (functional.silu(mixed[0]) * self.silu_factor).split(self.channels, 2)
         result: list[Tensor] = []
@@ -298,6 +301,8 @@ class NequIP(Network):
     neighbours: Tensor
     harmonics: Tensor
     coupling_table: Tensor
+    # Empty where l_max is 0, which says nothing of its type.
+    step_sizes: list[int]
 
     def __init__(
         self,
@@ -332,7 +337,7 @@ class NequIP(Network):
         self.radial_mid = nn.Parameter(uniform(radial_layers - 1, layers, radial_width, radial_width))
         kinds = kinds_of_layers(layers, l_max, parity)
         self.layers = nn.ModuleList(
-            _Layer(
+            Layer(
                 kinds[k],
                 kinds[k + 1],
                 l_max=l_max,
@@ -431,6 +436,11 @@ class NequIP(Network):
             result.append(degree)
         return torch.cat(result, dim=1)
 
+    def scaled_harmonics(self, vectors: Tensor) -> Tensor:
+        """Spherical harmonics with two normalizations: of the sums over neighbours and of the linear map before them."""
+        factor = torch.rsqrt(self.neighbours * self.features)
+        return self.spherical_harmonics(vectors) * factor.to(vectors.dtype)
+
     def couplings(self, vectors: Tensor, n_atoms: int) -> list[Tensor]:
         """Matrices (n_paths * n_atoms, 2 l_3 + 1, K (2 l_1 + 1)) from features of neighbours to their sum.
 
@@ -438,10 +448,8 @@ class NequIP(Network):
             vectors: unit vectors (n_atoms * K, 3), or zero in an empty place.
             n_atoms: in the batch.
         """
-        # Two normalizations at once: of the sums over neighbours and of the linear map before them.
-        factor = torch.rsqrt(self.neighbours * self.features)
-        harmonics = self.spherical_harmonics(vectors) * factor.to(vectors.dtype)
-        values = torch.mm(harmonics, self.coupling_table.to(vectors.dtype)).split(self.coupling_sizes, 1)
+        harmonics = self.scaled_harmonics(vectors)
+        values = torch.mm(harmonics, self.coupling_table.to(harmonics.dtype)).split(self.coupling_sizes, 1)
         result: list[Tensor] = []
         for k, value in enumerate(values):
             paths, after, before = self.coupling_shapes[k]
@@ -487,7 +495,11 @@ class NequIP(Network):
         features = [torch.mm(species, self.embedding).unsqueeze(1)]
         for k, layer in enumerate(self.layers):
             features = layer(features, radial[k], couplings, topology)
-        energies = torch.mm(features[0].squeeze(1), self.readout) * (1.0 / math.sqrt(self.features))
+        return self.read_out(features[0], species)
+
+    def read_out(self, scalars: Tensor, species: Tensor) -> Tensor:
+        """Energies (n_atoms,) from scalar features (n_atoms, 1, channels)."""
+        energies = torch.mm(scalars.squeeze(1), self.readout) * (1.0 / math.sqrt(self.features))
         if self.rescale_species:
             energies = energies * torch.mm(species, self.species_scale) + torch.mm(
                 species, self.species_shift

@@ -8,16 +8,22 @@ import torch
 
 from openmm_mlbench.data.datasets import load_dataset
 from openmm_mlbench.errors import ModelError
+from openmm_mlbench.export.analytic import ANALYTIC, ANALYTIC_MOLECULES, analytic, specialise_analytic
 from openmm_mlbench.export.block_diagonal import trace_copies
 from openmm_mlbench.export.exported_model import ExportedModel
-from openmm_mlbench.export.tabulated import TABULATED, specialise_tabulated, tabulated
-from openmm_mlbench.models.fast_forms import FastDeepPotSE, fast_form
+from openmm_mlbench.models.fast_forms import FastDeepPotSE, FastSchNet, fast_form
+from openmm_mlbench.models.fast_nequip import FastNequIP
 from openmm_mlbench.models.neighbours import periodic_pairs
 from openmm_mlbench.models.registry import build_network
 
-NAMES = pytest.mark.parametrize("name", TABULATED)
+NAMES = pytest.mark.parametrize("name", ANALYTIC)
+OF_MOLECULES = pytest.mark.parametrize("name", ANALYTIC_MOLECULES)
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 2e-6), (torch.float32, 1e-5)])
-PAPER = {"schnet": {}, "deeppot-se": {"axis": 16, "cutoff_start": 0.5}}
+PAPER = {
+    "schnet": {},
+    "deeppot-se": {"axis": 16, "cutoff_start": 0.5},
+    "nequip": {"l_max": 2, "layers": 3, "radial_layers": 3},
+}
 
 
 def lips(name, hyperparameters=None):
@@ -35,6 +41,14 @@ def by_autograd(network, numbers, vectors, index):
     return energies.detach(), gradient
 
 
+def in_blocks(fast):
+    """Blocks of 100 pairs of SchNet, of 7 atoms of DeepPot-SE, and of a few of NequIP's 83."""
+    if isinstance(fast, FastNequIP):
+        fast.block_numbers = 7 * 60 * max(part.largest for part in fast.convolutions)
+    else:
+        fast.block = 100 if isinstance(fast, FastSchNet) else 7
+
+
 def assert_same(found, wanted, tolerance):
     for one, other in zip(found, wanted, strict=True):
         assert one.shape == other.shape
@@ -48,9 +62,13 @@ def test_the_same_energies_and_gradients(name, dtype, tolerance):
     field, positions, cell = lips(name)
     network = field.network.to(dtype)
     fast = fast_form(network)
-    assert max(fast.tables.error) < 1e-6
+    if name == "nequip":
+        assert tolerance > 1e-6
+        tolerance = 1e-12 if dtype == torch.float64 else tolerance
+    else:
+        assert max(fast.tables.error) < 1e-6
     # Several blocks, the last of them shorter.
-    fast.block = 100 if name == "schnet" else 7
+    in_blocks(fast)
     scripted = torch.jit.script(fast)
     for frame in positions:
         index, vectors = periodic_pairs(frame, cell, 6.0)
@@ -111,7 +129,7 @@ def test_as_a_module_for_openmm(name):
     model = ExportedModel(field).eval()
     model.atoms = torch.arange(83).flip(0)
     arguments = torch.cat([positions[1].flip(0), positions[1][:2]]) / 10, cell / 10
-    module = torch.jit.freeze(tabulated(model))
+    module = torch.jit.freeze(analytic(model))
     wanted = [value.detach() for value in model(*arguments)]
     energy, forces = module(*arguments)
     assert float(abs(energy - wanted[0]) / abs(wanted[0])) < 1e-7
@@ -127,14 +145,14 @@ def test_as_a_module_for_openmm(name):
     assert torch.isnan(forces[:83]).all()
 
 
-@NAMES
+@OF_MOLECULES
 def test_a_molecule_with_all_its_pairs(name):
     """Some of the atoms, pairs that are closer than the tables reach, and an atom that is lost."""
     model = ExportedModel(fresh_models.force_field(name, fresh_models.TINY[name])).eval()
     positions = torch.as_tensor(fresh_models.ethanol_positions_nm())
     where = torch.cat([torch.zeros(2, 3, dtype=torch.float64), positions.flip(0)])
     model.atoms = torch.arange(10, 1, -1)
-    module = torch.jit.freeze(specialise_tabulated(model, positions).eval())
+    module = torch.jit.freeze(specialise_analytic(model, positions).eval())
     # The shortest distances: a C-H bond, and 0.3 A, which the tables of DeepPot-SE do not reach.
     for moved in (0.0, 0.079):
         inside = where.clone()
@@ -153,7 +171,7 @@ def test_a_molecule_with_all_its_pairs(name):
     assert torch.isnan(forces[2:]).all()
 
 
-@NAMES
+@OF_MOLECULES
 def test_copies_of_a_molecule_do_not_touch_each_other(name):
     """Copies from tables against the network, one by one, also beside one that is lost."""
     model = ExportedModel(fresh_models.force_field(name, fresh_models.TINY[name])).eval()
@@ -176,12 +194,35 @@ def test_copies_of_a_molecule_do_not_touch_each_other(name):
 
 
 def test_other_architectures_have_none():
+    field = fresh_models.force_field("dimenet", fresh_models.TINY["dimenet"])
+    with pytest.raises(ModelError, match="DimeNet has no analytic form"):
+        analytic(ExportedModel(field))
+
+
+def test_nequip_in_a_molecule_is_traced_from_autograd():
+    """Its form by hand is for searched pairs: asked for a molecule, it names what serves there."""
     field = fresh_models.force_field("nequip", fresh_models.TINY["nequip"])
-    with pytest.raises(ModelError, match="NequIP has no tabulated form"):
-        tabulated(ExportedModel(field))
+    positions = torch.as_tensor(fresh_models.ethanol_positions_nm())
+    with pytest.raises(ModelError, match="for searched pairs; use evaluation='ahead-of-time'"):
+        specialise_analytic(ExportedModel(field), positions)
 
 
-@NAMES
+def test_nequip_with_scales_of_elements_and_one_layer():
+    """What the energy may have beside the features, and a network without tensors."""
+    _, positions, cell = lips("nequip")
+    index, vectors = periodic_pairs(positions[0], cell, 5.0)
+    for options in (
+        {"rescale_species": True, "parity": False},
+        {"layers": 1},
+        {"l_max": 0, "radial_layers": 1},
+    ):
+        field, _, _ = lips("nequip", fresh_models.TINY["nequip"] | options)
+        network = field.network.double()
+        arguments = field.atomic_numbers, vectors, index
+        assert_same(torch.jit.script(fast_form(network))(*arguments), by_autograd(network, *arguments), 1e-12)
+
+
+@OF_MOLECULES
 def test_the_plain_form_is_the_same_function(name):
     field, positions, cell = lips(name)
     plain = naive_networks.PLAIN[name].__new__(naive_networks.PLAIN[name])

@@ -34,7 +34,7 @@ def test_no_network_executes_more_than_its_budget(calls):
     )
 
 
-@pytest.mark.parametrize("form", ["molecule, captured", "box, fixed shapes"])
+@pytest.mark.parametrize("form", ["molecule, captured", "copies, captured", "box, fixed shapes"])
 def test_captured_paths_ask_the_host_for_nothing(calls, form):
     _, forms = calls
     captured_ops.assert_capturable(forms[form])

@@ -1,4 +1,4 @@
-"""The forms for processors: radial networks from tables, gradients by hand; pairs searched, or all of a molecule."""
+"""The forms for processors: gradients by hand, radial networks from tables; pairs searched, or all of a molecule."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,11 +16,12 @@ from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.models.fast_forms import fast_form
 from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs
 
-# Architectures that have a fast form, as cards name them.
-TABULATED = ("schnet", "deeppot-se")
+# Architectures that have a fast form, as cards name them, and those whose form also serves molecules.
+ANALYTIC = ("schnet", "deeppot-se", "nequip")
+ANALYTIC_MOLECULES = ("schnet", "deeppot-se")
 
 
-class _Tabulated(nn.Module):
+class _Analytic(nn.Module):
     """An exported model whose network is evaluated by its fast form."""
 
     def __init__(self, model: ExportedModel, fast: nn.Module) -> None:
@@ -42,10 +43,10 @@ class _Tabulated(nn.Module):
             return model.of_all_atoms(positions, selected, box_vectors, energy, forces)
 
 
-def tabulated(model: ExportedModel) -> torch.jit.ScriptModule:
+def analytic(model: ExportedModel) -> torch.jit.ScriptModule:
     """A TorchScript module with the contract of the model's, of an architecture that has a fast form.
 
-    Its radial networks differ from the model's by less than
+    Tabulated radial networks (SchNet, DeepPot-SE) differ from the model's by less than
     :data:`openmm_mlbench.models.fast_forms.TOLERANCE` of their largest value, about what float32 rounds away.
 
     Args:
@@ -54,14 +55,19 @@ def tabulated(model: ExportedModel) -> torch.jit.ScriptModule:
     Raises:
         ModelError: an architecture without a fast form, or radial networks that are too rough for tables.
     """
-    return torch.jit.script(_Tabulated(model, fast_form_of(model)).eval())
+    return torch.jit.script(_Analytic(model, fast_form_of(model)).eval())
 
 
-def fast_form_of(model: ExportedModel) -> nn.Module:
-    """The fast form of a model's network; raises as :func:`tabulated` does."""
+def fast_form_of(model: ExportedModel, *, molecule: bool = False) -> nn.Module:
+    """The fast form of a model's network; raises as :func:`analytic` does."""
     fast = fast_form(model.network)
     if fast is None:
-        raise ModelError(f"{type(model.network).__name__} has no tabulated form; use evaluation='autograd'")
+        raise ModelError(f"{type(model.network).__name__} has no analytic form; use evaluation='autograd'")
+    if molecule and not hasattr(fast, "fixed"):
+        # Measured: traced for a molecule it is slower than what autograd gives, traced.
+        raise ModelError(
+            f"{type(model.network).__name__}'s analytic form is for searched pairs; use evaluation='ahead-of-time'"
+        )
     return fast
 
 
@@ -87,7 +93,7 @@ class _TablesOrNetwork(nn.Module):
         return energy, forces
 
 
-def tables_or_network(
+def analytic_or_network(
     model: ExportedModel,
     pair_index: Tensor,
     atomic_numbers: Tensor,
@@ -108,7 +114,7 @@ def tables_or_network(
     Raises:
         ModelError: an architecture without a fast form, or radial networks that are too rough for tables.
     """
-    fast = fast_form_of(model)
+    fast = fast_form_of(model, molecule=True)
     topology = fast.fixed_topology(atomic_numbers, pair_index)  # type: ignore[operator]
 
     def evaluate(positions: Tensor) -> tuple[Tensor, ...]:
@@ -124,7 +130,7 @@ def tables_or_network(
     return torch.jit.script(_TablesOrNetwork(tables, network, float(fast.shortest)))  # type: ignore[arg-type]
 
 
-def specialise_tabulated(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptModule:
+def specialise_analytic(model: ExportedModel, positions_nm: Tensor) -> torch.jit.ScriptModule:
     """A TorchScript module with tables for these atoms in open space; on a GPU the network itself, ahead of time.
 
     Args:
@@ -132,10 +138,10 @@ def specialise_tabulated(model: ExportedModel, positions_nm: Tensor) -> torch.ji
         positions_nm: (n_selected, 3), an ordinary configuration to trace with.
 
     Raises:
-        ModelError: as :func:`tabulated`.
+        ModelError: as :func:`analytic`, and of an architecture whose form is not for molecules.
     """
     example = positions_nm.detach().to(torch.float64)
     network = trace_without_autograd(function_of_molecule(model), (example,))
     index = all_pairs(model.atomic_numbers.size(0), model.atomic_numbers.device)
-    core = tables_or_network(model, index, model.atomic_numbers, model.in_openmm_units, network, example)
+    core = analytic_or_network(model, index, model.atomic_numbers, model.in_openmm_units, network, example)
     return specialised_around(core, model)
