@@ -20,7 +20,7 @@ class MLBenchCalculator(Calculator):
     Stresses are those of this package's own conservative networks, for atoms in a periodic cell.
 
     Args:
-        potential: the model; atoms are periodic in all directions or in none.
+        potential: the model, evaluated on its ``device``; atoms are periodic in all directions or in none.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 - as ASE declares it
@@ -28,6 +28,7 @@ class MLBenchCalculator(Calculator):
     def __init__(self, potential: Potential) -> None:
         super().__init__()
         self.potential = potential
+        self.device = torch.device(potential.device)
         card = potential.card
         energies = ["energy", "free_energy"] if card.predicts_energy else []
         stresses = ["stress"] if card.origin is None and card.claims.conservative else []
@@ -56,17 +57,17 @@ class MLBenchCalculator(Calculator):
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError("a stress needs a periodic cell")
         if (numbers, periodic) != self._key:
-            self._module = self.potential.module(numbers, periodic=periodic)
+            self._module = self.potential.module(numbers, periodic=periodic).to(self.device)
             self._eager = None
             self._key = (numbers, periodic)
         assert self._module is not None
-        arguments = [torch.as_tensor(self.atoms.positions * NM_PER_ANGSTROM)]
+        arguments = [torch.as_tensor(self.atoms.positions * NM_PER_ANGSTROM, device=self.device)]
         if periodic:
             box = self.atoms.cell.array * NM_PER_ANGSTROM
             self.potential.check_box(box)
-            arguments.append(torch.as_tensor(box))
+            arguments.append(torch.as_tensor(box, device=self.device))
         energy, forces = self._module(*arguments)
-        self.results = {"forces": forces.detach().numpy() / KJMOL_NM_PER_EV_ANGSTROM}
+        self.results = {"forces": forces.detach().cpu().numpy() / KJMOL_NM_PER_EV_ANGSTROM}
         if self.potential.card.predicts_energy:
             self.results["energy"] = self.results["free_energy"] = energy.item() / KJMOL_PER_EV
         if "stress" in properties:
@@ -77,8 +78,8 @@ class MLBenchCalculator(Calculator):
     ) -> NDArray[np.float64]:
         """(dE / d strain) / volume (3, 3): the sum over pairs of r (dE / dr)^T."""
         if self._eager is None:
-            self._eager = self.potential.archive.load_eager()
-            self._eager.atomic_numbers = torch.tensor(numbers)
+            self._eager = self.potential.archive.load_eager().to(self.device)
+            self._eager.atomic_numbers = torch.tensor(numbers, device=self.device)
         model = self._eager
         pair_index, pair_vectors = model.pairs(positions * ANGSTROM_PER_NM, box)
         vectors = pair_vectors.to(model.one.dtype).requires_grad_()
@@ -87,5 +88,5 @@ class MLBenchCalculator(Calculator):
         )
         (gradient,) = torch.autograd.grad(energies.sum(), vectors)
         virial = (vectors.detach().double().T @ gradient.double()) * model.scale
-        stress: NDArray[np.float64] = (virial / torch.linalg.det(box * ANGSTROM_PER_NM).abs()).numpy()
+        stress: NDArray[np.float64] = (virial / torch.linalg.det(box * ANGSTROM_PER_NM).abs()).cpu().numpy()
         return stress

@@ -44,6 +44,7 @@ from openmm_mlbench.reference_potentials.evaluation import evaluate_frames
 from openmm_mlbench.references import load_reference
 from openmm_mlbench.report.page import build_report
 from openmm_mlbench.run_folder import Run, read_run
+from openmm_mlbench.simulation.platforms import PROCESSOR_PLATFORMS
 from openmm_mlbench.simulation.progress import ProgressDisplay
 from openmm_mlbench.simulation.run_folder import ReplicaStatus
 from openmm_mlbench.simulation.runner import run_protocol
@@ -448,6 +449,9 @@ def simulate(
     Raises:
         SimulationError: the model belongs to another of the package's systems.
     """
+    if isinstance(potential, Potential) and options.get("platform") in PROCESSOR_PLATFORMS:
+        # Also on a machine with a GPU.
+        potential = potential.on("cpu")
     trained = _dataset_of(potential)
     same = _is_same_system(protocol, potential)
     start = start_of(protocol, potential, data, options.get("replicas"))

@@ -1,9 +1,10 @@
 """OpenMM forces that evaluate a module with ``forward(positions, box_vectors=None)``."""
 
+import logging
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from openmm_mlbench.errors import PotentialError
 from openmm_mlbench.forces.platforms import prepare_platforms, torchforce_works
@@ -54,7 +55,11 @@ def choose_driver(driver: str) -> tuple[str, str]:
 
 
 def make_force(
-    module: "torch.jit.ScriptModule | Callable[..., Any]", *, periodic: bool, driver: str = "auto"
+    module: "torch.jit.ScriptModule | Callable[..., Any]",
+    *,
+    periodic: bool,
+    driver: str = "auto",
+    device: str = "auto",
 ) -> "openmm.Force":
     """A force for a System.
 
@@ -63,16 +68,22 @@ def make_force(
             is true it has fixed shapes and asks nothing of the host, and a TorchForce replays it as a CUDA graph.
         periodic: whether box vectors are handed to the module.
         driver: ``torchforce``, ``pythonforce`` (needs no plugin) or ``auto``.
+        device: where a PythonForce evaluates it: ``cpu``, ``cuda`` or ``auto``.
     """
     chosen, _ = choose_driver(driver)
     if chosen == "pythonforce":
-        return _python_force(module, periodic=periodic)
+        return _python_force(module, periodic=periodic, device=device)
     from openmmtorch import TorchForce
 
+    capturable = getattr(module, "capturable", False)
+    if capturable:
+        from openmm_mlbench.forces.kept_outputs import keep_outputs
+
+        module = keep_outputs(cast("torch.jit.ScriptModule", module), periodic=periodic)
     force = TorchForce(module)
     force.setOutputsForces(True)
     force.setUsesPeriodicBoundaryConditions(periodic)
-    if getattr(module, "capturable", False):
+    if capturable:
         force.setProperty("useCUDAGraphs", "true")
     return force
 
@@ -104,23 +115,53 @@ def uses_cuda_graphs(force: "openmm.Force") -> bool:
     return bool(TorchForce.cast(force).getProperties()["useCUDAGraphs"] == "true")
 
 
+# What openmmtorch says where a network cannot be recorded.
+_NOT_RECORDED = ("into a CUDA graph", "before graph construction")
+
+
+def drop_cuda_graphs(context: "openmm.Context", error: Exception) -> bool:
+    """Make a Context anew without CUDA graphs, if it was their recording that failed.
+
+    Args:
+        context: whose first evaluation raised; its positions have to be set again.
+        error: what it raised.
+
+    Returns:
+        Whether it may work now.
+    """
+    forces = [force for force in context.getSystem().getForces() if uses_cuda_graphs(force)]
+    if not forces or not any(words in str(error) for words in _NOT_RECORDED):
+        return False
+    from openmmtorch import TorchForce
+
+    for force in forces:
+        TorchForce.cast(force).setProperty("useCUDAGraphs", "false")
+    last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+    logging.getLogger(__name__).warning(
+        "CUDA graphs are off, because the network cannot be recorded: %s", last
+    )
+    context.reinitialize()
+    return True
+
+
 class Computation:
     """What a PythonForce calls at each step.
 
     Args:
         module: ``(positions[, box_vectors])`` to energy and forces, tensors or numbers and arrays.
         periodic: whether box vectors are handed to it.
+        device: ``cpu``, ``cuda``, or ``auto``: the GPU where there is one.
     """
 
-    def __init__(self, module: Callable[..., Any], *, periodic: bool) -> None:
+    def __init__(self, module: Callable[..., Any], *, periodic: bool, device: str = "auto") -> None:
         import numpy as np
         import torch
         from openmm import State
 
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         # Compiled code belongs to the device that it was made for.
-        self.device = getattr(module, "device", None) or torch.device(
-            "cuda" if torch.cuda.is_available() else "cpu"
-        )
+        self.device = getattr(module, "device", None) or torch.device(device)
         self.module = module.to(self.device) if isinstance(module, torch.nn.Module) else module
         self.periodic = periodic
         # Looked up once: each of the few microseconds around the network is paid at every step.
@@ -151,9 +192,9 @@ class Computation:
         )
 
 
-def _python_force(module: Callable[..., Any], *, periodic: bool) -> "openmm.Force":
+def _python_force(module: Callable[..., Any], *, periodic: bool, device: str) -> "openmm.Force":
     import openmm
 
-    force = openmm.PythonForce(Computation(module, periodic=periodic))
+    force = openmm.PythonForce(Computation(module, periodic=periodic, device=device))
     force.setUsesPeriodicBoundaryConditions(periodic)
     return force

@@ -196,8 +196,8 @@ class _Batch:
         return self.statuses
 
     def _seed(self) -> int:
-        """The stream of all copies' noise, which is that of the first replica from this step on."""
-        return integrator_seed(self.first.seed, self.first.replica, self.step)
+        """The stream of all copies' noise, that of the first replica from this step on, ended or not."""
+        return integrator_seed(self.tasks[0].seed, self.tasks[0].replica, self.step)
 
     def _begin(self) -> NDArray[np.float64]:
         """Bring all copies to start or checkpoint; energies of the start frames."""

@@ -19,6 +19,7 @@ _NO_WORK = ("CMMotionRemover", "MonteCarloBarostat")
 # Below this size the CPU platform's overhead exceeds what its threads save, and torch's threads are slower too.
 _SMALL = 100
 _GPU = ("CUDA", "HIP", "OpenCL")
+PROCESSOR_PLATFORMS = ("Reference", "CPU")
 # Of forces; on GPUs `mixed` also sums and integrates in double precision.
 PRECISIONS = {
     "Reference": ("double",),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.errors import MLBenchError, SimulationError
 from openmm_mlbench.files import write_text
+from openmm_mlbench.forces.drivers import drop_cuda_graphs
 from openmm_mlbench.simulation.barostat import seed_barostat
 from openmm_mlbench.simulation.checkpoint import (
     INDEX,
@@ -298,6 +299,16 @@ class _Replica:
 
     def _warm_up(self) -> float:
         """Discarded force calls on the start frame; its potential energy, kJ/mol."""
+        import openmm
+
+        try:
+            return self._evaluate_start()
+        except openmm.OpenMMException as error:
+            if not drop_cuda_graphs(self.context, error):
+                raise
+            return self._evaluate_start()
+
+    def _evaluate_start(self) -> float:
         if self.from_checkpoint is not None:
             # What counts steps by itself (PLUMED) must not take these calls for the first step.
             self.context.setStepCount(self.book.step + self.ahead_steps)

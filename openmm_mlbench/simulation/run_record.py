@@ -62,6 +62,7 @@ class Plan:
         window: judges windows of frames, or None.
         bias: how metadynamics is carried out, or None.
         batching: who shares a Context and why, see ``batching.plan_batch``.
+        campaign: what a campaign calls model, system and seed, or None.
     """
 
     protocol: Protocol
@@ -76,6 +77,7 @@ class Plan:
     window: WindowCriterion | None = None
     bias: BiasPlan | None = None
     batching: dict[str, Any] | None = None
+    campaign: dict[str, Any] | None = None
 
     @property
     def n_replicas(self) -> int:
@@ -192,6 +194,7 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "metadynamics": None if plan.bias is None else asdict(plan.bias),
         "platform": asdict(plan.platform),
         "batching": plan.batching,
+        "campaign": plan.campaign,
         "versions": _versions(),
         "git_commit": _git_commit(),
         "host": {"machine": host.machine(), "system": host.platform()},

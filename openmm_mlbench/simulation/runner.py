@@ -75,6 +75,7 @@ def run_protocol(
     walkers: str = "independent",
     only: Sequence[int] | None = None,
     batch_replicas: str = "off",
+    campaign: dict[str, Any] | None = None,
 ) -> list[ReplicaStatus]:
     """Run a protocol's replicas into a run folder.
 
@@ -108,6 +109,7 @@ def run_protocol(
             is written by whoever comes first, and again where the run shall become longer or larger.
         batch_replicas: ``on``: all replicas in one Context; ``off``: one by one; ``auto``: whichever a short timing
             finds faster, on the number of threads that is, and a resumed run as it began.
+        campaign: what a campaign calls model, system and seed, for the record.
 
     Returns:
         The status of every replica that was asked for: finished, unstable (a result) or failed.
@@ -153,7 +155,7 @@ def run_protocol(
             f"{n_replicas} walkers that share hills with jobs = {jobs}; they run at the same time: "
             "use at least 2 replicas and as many jobs"
         )
-    plan = dataclasses.replace(plan, bias=bias)
+    plan = dataclasses.replace(plan, bias=bias, campaign=campaign)
     check_folder(out, resume=resume, overwrite=overwrite)
     remarks = [plan.platform.line]
     tasks = _tasks(out, plan, provider, topology, resume=resume)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from openmm_mlbench.errors import SimulationError
 from openmm_mlbench.forces.copies import Copies
+from openmm_mlbench.forces.drivers import drop_cuda_graphs
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.simulation.checkpoint import engine_description, state_xml
 from openmm_mlbench.simulation.momenta import velocity_lag_ps
@@ -115,13 +116,23 @@ class SharedContext:
         self.drifts = isinstance(self.integrator, openmm.LangevinMiddleIntegrator)
         self.lag_ps = velocity_lag_ps(self.integrator)
         self.properties = context_properties(self.context)
+        try:
+            energies = self._warm_up()
+        except openmm.OpenMMException as error:
+            if not drop_cuda_graphs(self.context, error):
+                raise
+            energies = self._warm_up()
+        self._note_centres()
+        return energies
+
+    def _warm_up(self) -> NDArray[np.float64]:
+        """Discarded force calls on the start frames; their energies, kJ/mol."""
         if self.periodic and self.box_nm is not None:
             self.context.setPeriodicBoxVectors(*self.box_nm)
         self.context.setPositions(self.starts_nm.reshape(-1, 3))
         for _ in range(WARM_UP_CALLS):
             self.context.getState(energy=True, forces=True)
             energies, _ = self.copies.evaluate(self.starts_nm, self.box())
-        self._note_centres()
         return energies
 
     def engine(self) -> dict[str, str]:

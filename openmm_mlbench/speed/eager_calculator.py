@@ -25,7 +25,8 @@ class EagerCalculator(Calculator):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        self.model = potential.archive.load_eager()
+        self.device = torch.device(potential.device)
+        self.model = potential.archive.load_eager().to(self.device)
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
@@ -33,11 +34,14 @@ class EagerCalculator(Calculator):
         """ASE's interface: fills ``results``."""
         super().calculate(atoms, properties, system_changes)
         if "numbers" in system_changes:
-            self.model.atomic_numbers = torch.tensor(self.atoms.numbers, dtype=torch.long)
-        box = torch.as_tensor(self.atoms.cell.array * NM_PER_ANGSTROM) if self.atoms.pbc.all() else None
-        energy, forces = self.model(torch.as_tensor(self.atoms.positions * NM_PER_ANGSTROM), box)
+            self.model.atomic_numbers = torch.tensor(self.atoms.numbers, dtype=torch.long, device=self.device)
+        positions, cell = (
+            torch.as_tensor(value * NM_PER_ANGSTROM, device=self.device)
+            for value in (self.atoms.positions, self.atoms.cell.array)
+        )
+        energy, forces = self.model(positions, cell if self.atoms.pbc.all() else None)
         self.results = {
             "energy": energy.item() / KJMOL_PER_EV,
             "free_energy": energy.item() / KJMOL_PER_EV,
-            "forces": forces.numpy() / KJMOL_NM_PER_EV_ANGSTROM,
+            "forces": forces.cpu().numpy() / KJMOL_NM_PER_EV_ANGSTROM,
         }

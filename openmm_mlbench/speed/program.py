@@ -103,7 +103,11 @@ def measure(
     timings = take_turns(windows.windows, seconds=seconds, window_s=window_s, note=note)
     torch.set_num_threads(threads)
     counts = count_operators(windows.call)
-    growth = scaling_exponent(case, seconds=seconds) if scaling and case.box_nm is not None else None
+    growth = (
+        scaling_exponent(windows.case, windows.device, seconds=seconds)
+        if scaling and case.box_nm is not None
+        else None
+    )
     return {
         "model": model,
         "architecture": case.potential.card.model,
@@ -130,27 +134,30 @@ def measure(
     }
 
 
-def scaling_exponent(case: Case, *, times: int = 2, seconds: float = 5.0) -> Record:
+def scaling_exponent(case: Case, device: torch.device, *, times: int = 2, seconds: float = 5.0) -> Record:
     """How the time of a network call grows between a box and the same repeated along each lattice vector.
 
     t(n) ~ n^exponent.  Two sizes say roughly what a series of boxes says (benchmarks/scaling.py).
 
     Args:
         case: in a box.
+        device: that the network is called on.
         times: repetitions along each lattice vector.
         seconds: of the timed part.
     """
     windows = {}
     for number in (1, times):
         numbers, positions, box = repeated_box(case, number)
-        module = torch.jit.freeze(case.potential.module(numbers, periodic=True).eval())
-        windows[len(numbers)] = call_window(module, [torch.as_tensor(positions), torch.as_tensor(box)])
+        module = torch.jit.freeze(case.potential.module(numbers, periodic=True).to(device).eval())
+        arguments = [torch.as_tensor(value, device=device) for value in (positions, box)]
+        windows[len(numbers)] = call_window(module, arguments)
     timings = take_turns(windows, seconds=seconds)
-    us = {n_atoms: timing.process_us_min for n_atoms, timing in timings.items()}
+    on_gpu = device.type == "cuda"
+    us = {n_atoms: t.wall_us_min if on_gpu else t.process_us_min for n_atoms, t in timings.items()}
     (few, fast), (many, slow) = us.items()
     return {
         "exponent": round(math.log(slow / fast) / math.log(many / few), 3),
-        "process_us": {str(n_atoms): round(value, 1) for n_atoms, value in us.items()},
+        "us": {str(n_atoms): round(value, 1) for n_atoms, value in us.items()},
     }
 
 

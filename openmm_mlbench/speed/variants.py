@@ -1,5 +1,6 @@
 """Every loop that can drive a model, as windows to be timed."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from openmm_mlbench.errors import MLBenchError, ModelError
 from openmm_mlbench.forces.drivers import make_force
-from openmm_mlbench.simulation.platforms import choose_platform, create_context
+from openmm_mlbench.simulation.platforms import PROCESSOR_PLATFORMS, choose_platform, create_context
 from openmm_mlbench.speed.cases import Case
 from openmm_mlbench.speed.clocks import Window
 from openmm_mlbench.units import NM_PER_ANGSTROM
@@ -75,6 +76,8 @@ class Windows:
         without: Collection[str] = (),
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
+        if platform in PROCESSOR_PLATFORMS:
+            case = dataclasses.replace(case, potential=case.potential.on("cpu"))
         self.case = case
         self.threads = threads
         self.most_threads = most_threads
@@ -158,8 +161,8 @@ class Windows:
             evaluation=evaluation,
             **_positions_for(case.potential.module, case),
         )
-        # TorchForce freezes the module that it is given.
-        module = torch.jit.freeze(script.eval()).to(self.device)
+        # TorchForce moves and freezes the module that it is given; what is frozen does not move.
+        module = torch.jit.freeze(script.to(self.device).eval())
         # OpenMM's GPU platforms hand over single precision, Reference double with a gradient nobody reads.
         on_gpu = self.device.type == "cuda"
         where = torch.as_tensor(case.positions_nm, device=self.device)

@@ -8,7 +8,8 @@ import torch
 from openmm import app, unit
 
 from openmm_mlbench.assets import asset_path
-from openmm_mlbench.export.ahead_of_time import specialise, specialise_periodic
+from openmm_mlbench.export.ahead_of_time import specialise, specialise_open, specialise_periodic
+from openmm_mlbench.export.block_diagonal import trace_copies
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.forces.drivers import make_force
 from openmm_mlbench.forces.platforms import prepare_platforms
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 BOX_NM = np.array([[0.76, 0.0, 0.0], [0.21, 0.71, 0.0], [-0.17, 0.2, 0.7]])
 POSITIONS_NM = fresh_models.ethanol_positions_nm()
-FORMS = ("molecule", "box, all pairs", "box, bins")
+FORMS = ("molecule", "molecule, list", "box, all pairs", "box, bins")
 CASES = [pytest.param(name, form, id=f"{name}, {form}") for name in sorted(ARCHITECTURES) for form in FORMS]
 
 
@@ -35,6 +36,8 @@ def case(name, form, monkeypatch):
     positions, box = torch.as_tensor(POSITIONS_NM), torch.as_tensor(BOX_NM)
     if form == "molecule":
         return specialise(model, positions), (positions,), model
+    if form == "molecule, list":
+        return specialise_open(model, positions), (positions,), model
     monkeypatch.setattr(padded_pairs, "_BINNED_COST", 0.0 if form == "box, bins" else 1e9)
     return specialise_periodic(model, positions, box), (positions, box), model
 
@@ -114,7 +117,7 @@ def run(module, positions_nm, periodic, graphs, n_steps):
 @pytest.mark.parametrize(("name", "form"), CASES)
 def test_in_openmm_with_graphs_and_without(name, form, monkeypatch):
     module, arguments, model = case(name, form, monkeypatch)
-    periodic = form != "molecule"
+    periodic = form.startswith("box")
     *with_graphs, end = run(module, POSITIONS_NM, periodic, graphs=True, n_steps=20)
     *without, plain_end = run(module, POSITIONS_NM, periodic, graphs=False, n_steps=20)
     assert_close(with_graphs, without)
@@ -141,3 +144,66 @@ def test_a_box_with_positions_is_captured():
         forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoules_per_mole / unit.nanometer)
         results.append((state.getPotentialEnergy().value_in_unit(unit.kilojoules_per_mole), forces))
     assert_close(*results)
+
+
+N_COPIES = 5
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_copies_are_captured_and_a_lost_one_is_lost_alone(name):
+    model = ExportedModel(fresh_models.force_field(name, fresh_models.TINY[name])).eval()
+    positions = torch.as_tensor(POSITIONS_NM)
+    masses = torch.full((len(positions),), 12.0)
+    module = trace_copies(model, positions, N_COPIES, masses)
+    frozen = torch.jit.freeze(module.to("cuda").eval(), preserved_attrs=["by_copy"])
+    together = positions.repeat(N_COPIES, 1).to("cuda")
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            frozen.by_copy(together, None)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        energies, forces = frozen.by_copy(together, None)
+    together[4] = float("nan")
+    graph.replay()
+    torch.cuda.synchronize()
+    _, wanted = trace_copies(model, positions, 1, masses)(positions)
+    found = forces.cpu().view(N_COPIES, -1, 3)
+    assert not torch.isfinite(found[0]).all()
+    assert torch.isfinite(energies[1:]).all()
+    for copy in range(1, N_COPIES):
+        torch.testing.assert_close(found[copy], wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_asking_for_the_energy_leaves_the_forces_what_they_are(form, monkeypatch):
+    """Graphs for energies alone and for forces are two recordings; reporters ask for energies between steps."""
+    ends = []
+    for graphs, asks in ((True, True), (True, False), (False, True)):
+        module, _, _ = case("schnet", form, monkeypatch)
+        system = openmm.System()
+        for _ in POSITIONS_NM:
+            system.addParticle(12.0)
+        if form.startswith("box"):
+            system.setDefaultPeriodicBoxVectors(*BOX_NM)
+        force = make_force(module, periodic=form.startswith("box"), driver="torchforce")
+        force.setProperty("useCUDAGraphs", "true" if graphs else "false")
+        system.addForce(force)
+        # Its kinetic energy needs no forces, so that OpenMM asks for none.
+        integrator = openmm.LangevinMiddleIntegrator(300.0, 1.0, 0.0005)
+        integrator.setRandomNumberSeed(1)
+        platform = openmm.Platform.getPlatformByName("CUDA")
+        properties = {"Precision": "mixed", "DeterministicForces": "true"}
+        context = openmm.Context(system, integrator, platform, properties)
+        context.setPositions(POSITIONS_NM)
+        for _ in range(20):
+            integrator.step(1)
+            if asks:
+                context.getState(energy=True)
+        state = context.getState(energy=True, forces=True, positions=True)
+        alone = context.getState(energy=True).getPotentialEnergy()._value
+        assert alone == pytest.approx(state.getPotentialEnergy()._value, rel=1e-6)
+        ends.append(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+    np.testing.assert_allclose(ends[0], ends[2], atol=1e-4)
+    np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)

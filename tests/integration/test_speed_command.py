@@ -78,7 +78,7 @@ def test_fresh_weights_in_a_box(monkeypatch, tmp_path):
     written = kept.stat().st_mtime_ns
     case = cases.make_case("schnet", "water", kept.parent)
     assert (case.potential.archive.path, kept.stat().st_mtime_ns) == (kept, written)
-    assert set(found["scaling"]["process_us"]) == {"192", "1536"}
+    assert set(found["scaling"]["us"]) == {"192", "1536"}
     # Eight times the atoms cost more, and a search among all pairs would cost 64 times as much.
     assert 0.3 < found["scaling"]["exponent"] < 1.8
     assert {"network", "torchforce", "pythonforce", "ase", "openmm-ml", "engine"} <= set(found["variants"])
