@@ -14,11 +14,11 @@ export OMP_NUM_THREADS := 1
 # Packages to compare with; each has an environment of its own, because some cannot share one.
 PEERS := nequip mace deepmd schnetpack pyg
 
-.PHONY: help venv demo test lint wheel readme peers peers-test peers-speed $(PEERS:%=peers-%) $(PEERS:%=peers-test-%)
+.PHONY: help venv demo test test-slow test-gpu lint wheel readme peers peers-test peers-speed $(PEERS:%=peers-%) $(PEERS:%=peers-test-%)
 
 help:
 	@echo "make demo    the main job on the shipped models, and a page about it (.venv takes 8 GB)"
-	@echo "make test    the whole test suite"
+	@echo "make test    unit, physics and integration tests; make test-slow what takes minutes each, make test-gpu what needs CUDA"
 	@echo "make lint    ruff and mypy"
 	@echo "make wheel   dist/*.whl"
 	@echo "make readme  write the measured tables of README.md and docs/ anew from benchmarks/results/"
@@ -34,6 +34,14 @@ demo: $(VENV)/.installed
 # collection, which has the long files of tests/integration first: xdist would begin with those of many tests.
 test: venv
 	$(BIN)/python -m pytest -m "not slow and not gpu and not peers" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slow: venv
+	$(BIN)/python -m pytest -m "slow and not gpu and not peers" -n 2 --dist loadfile $(ARGS)
+
+# The index serves torch in its CUDA build; OpenMM's CUDA platform comes with the extra.
+test-gpu: venv
+	$(PIP) install -e '.[cuda12]'
+	$(BIN)/python -m pytest -m gpu -ra $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from openmm_mlbench.campaign.task import (
     DIED,
     LEASES,
     STOP_FILE,
+    VISIBLE_WITHIN_S,
     WORKER_VARIABLE,
     Outcome,
     Task,
@@ -37,8 +38,6 @@ _GRACE_S = 120.0
 _EXIT_HANGING = 76
 _STOP_POLL_S = 0.5
 _STOPPED = "stopped; the same command goes on"
-# Files that a job elsewhere has written may show late on a network file system.
-_VISIBLE_WITHIN_S = 60.0
 
 
 class Stopped(BaseException):
@@ -192,7 +191,7 @@ def _record(
 
 
 def _wait_for_files(task: Task) -> None:
-    end = time.monotonic() + _VISIBLE_WITHIN_S
+    end = time.monotonic() + VISIBLE_WITHIN_S
     paths = [Path(task.root) / path for item in task.before.values() for path in item["outputs"]]
     while not all(path.is_file() for path in paths) and time.monotonic() < end:
         time.sleep(0.2)

@@ -10,6 +10,9 @@ import ipaddress
 import itertools
 import queue
 import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ LOCALHOST = "127.0.0.1"
 _CONNECT_S = 30
 # Workers may die under a job so often before Dask gives it back as failed.
 _ALLOWED_FAILURES = 3
+# Workers that have ended, as jobs of SLURM do at their walltime, are looked for and replaced so often.
+_REPLACE_S = 30.0
 _LOG_LEVEL = "error"
 _INSTALL = "install it with `pip install 'openmm-mlbench[dask]'`"
 
@@ -110,6 +115,7 @@ class DaskBackend:
         self._futures: dict[str, Any] = {}
         self._ended: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._had_gpus = False
+        self._replaced = time.monotonic()
 
     def describe(self) -> list[str]:
         """Lines for the user: scheduler, workers, dashboard."""
@@ -159,15 +165,39 @@ class DaskBackend:
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
         """Key and Outcome of jobs that have ended."""
         found = take_all(self._ended, timeout_s)
+        self._replace_workers()
         outcomes = []
         for key, future in found:
-            self._futures.pop(key, None)
+            if self._futures.pop(key, None) is None:
+                # Withdrawn.
+                continue
             outcomes.append((key, _outcome(future)))
         if not found and self.client.status != "running":
             raise CampaignError(
                 f"the connection to the Dask scheduler is lost ({self.client.status}); the same command goes on"
             )
         return outcomes
+
+    def _replace_workers(self) -> None:
+        """Start workers of our cluster anew where some have ended: a cluster of a fixed size does not by itself."""
+        if self.cluster is not None and time.monotonic() - self._replaced > _REPLACE_S:
+            self._replaced = time.monotonic()
+            self.cluster.scale(len(self.cluster.worker_spec))
+
+    def withdraw(self, keys: Sequence[str]) -> list[str]:
+        """Take back jobs that no worker has begun."""
+        known = [key for key in keys if key in self._futures]
+        for key in known:
+            self._futures.pop(key).cancel()
+        return known
+
+    def note(self) -> str:
+        """One line where jobs wait for workers; empty where they do not."""
+        # A lost connection is said by ``finished``.
+        with suppress(OSError):
+            if self._futures and not self._workers():
+                return f"no Dask worker is connected, {len(self._futures)} jobs wait for one"
+        return ""
 
     def close(self) -> None:
         """Close the connection, and the cluster where it is ours."""

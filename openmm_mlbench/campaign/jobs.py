@@ -12,8 +12,9 @@ from typing import Any
 from openmm_mlbench import __version__
 from openmm_mlbench.campaign.ledger import hash_of
 from openmm_mlbench.campaign.plan import Campaign, ModelEntry, Simulating, SystemEntry, Training, merged
-from openmm_mlbench.data.datasets import find_dataset, list_datasets
-from openmm_mlbench.errors import CampaignError, MLBenchError
+from openmm_mlbench.data.datasets import dataset_path, find_dataset, list_datasets
+from openmm_mlbench.errors import CampaignError, DataError, MLBenchError
+from openmm_mlbench.files import sha256_file
 from openmm_mlbench.protocol import Protocol, load_protocol
 from openmm_mlbench.reference_potentials import find_reference_potential, is_reference_potential
 from openmm_mlbench.results import METRICS_VERSION
@@ -131,7 +132,8 @@ def _make_matrix(campaign: Campaign, *, gpus: bool) -> Matrix:
                     cells[Cell(model=model_name, system=place.name, seed=seed)] = tuple(
                         job.key for job in own
                     )
-                    jobs |= {job.key: job for job in own}
+                    for job in own:
+                        _add(campaign, jobs, job)
         if not fitting:
             raise CampaignError(
                 f"{campaign.path}: model {model_name} was made for none of the systems {', '.join(systems)}; add its "
@@ -140,6 +142,15 @@ def _make_matrix(campaign: Campaign, *, gpus: bool) -> Matrix:
     analyses = tuple(key for key, job in jobs.items() if job.kind == "analyze")
     jobs[REPORT] = Job(key=REPORT, kind="report", settings={"version": __version__}, follows=analyses)
     return Matrix(jobs=jobs, cells=cells)
+
+
+def _add(campaign: Campaign, jobs: dict[str, Job], job: Job) -> None:
+    """Cells share jobs, which are then the same in all that decides their result."""
+    if jobs.setdefault(job.key, job).settings != job.settings:
+        raise CampaignError(
+            f"{campaign.path}: two entries lead to different jobs with one name, {job.key}; give one of them a name of "
+            "its own (`name:`)"
+        )
 
 
 def _named(campaign: Campaign, what: str, names: list[str], entries: Any) -> dict[str, Any]:
@@ -203,6 +214,25 @@ class _Place:
         self.batch_size = min(self.replicas, sizes.get(asked) or int(asked))
         # Refuses lengths that are no whole number of frames.
         self.protocol.n_steps(self.length_ps)
+        self.gpus = gpus
+        self._frames_at_hand: dict[str, str] = {}
+
+    def frames_at_hand(self, model: Mapping[str, Any]) -> str:
+        """What the runs of a finished model may start from and are compared with: the digest of the file, or ``absent``.
+
+        Runs of a model whose data are not at hand start elsewhere, so that they are others once the data are there.
+        """
+        dataset = self.dataset
+        if "reference_potential" in model:
+            potential = find_reference_potential(model["reference_potential"])
+            dataset = potential.dataset or potential.id
+        try:
+            file = Path(self.frames) if self.frames else dataset_path(dataset)
+        except DataError:
+            return "absent"
+        if str(file) not in self._frames_at_hand:
+            self._frames_at_hand[str(file)] = sha256_file(file) if file.is_file() else "absent"
+        return self._frames_at_hand[str(file)]
 
 
 def _path(campaign: Campaign, text: str) -> str:
@@ -219,14 +249,18 @@ def _cell_jobs(
     named = f"{model_name}/seed-{seed or 0}"
     if source:
         model: dict[str, Any] = source
+        frames = {"frames": place.frames_at_hand(source)}
         needs: tuple[str, ...] = ()
         checked = f"{place.data_name}/{model_name}"
     else:
         training = merged(place.train, entry.train)
         # Systems that train alike share what was trained.
-        where = place.data_name + (f"@{place.name}" if place.entry.train or place.data else "")
+        own = place.entry.train or place.data or place.system is None
+        where = place.data_name + (f"@{place.name}" if own else "")
         making = list(_training_jobs(campaign, entry, place, training, where, named, seed or 0))
         yield from making
+        # Known by the training.
+        frames = {}
         model, needs, checked = {}, (making[-1].key,), f"{where}/{named}"
     if campaign.check and "reference_potential" not in model:
         check = Job(
@@ -239,12 +273,14 @@ def _cell_jobs(
         )
         yield check
         needs = (*needs, check.key)
-    runs = list(_simulation_jobs(campaign, place, model, needs, f"{place.name}/{named}", seed))
+    called = {"model": model_name}
+    name = f"{place.name}/{named}"
+    runs = list(_simulation_jobs(campaign, place, model, frames, needs, name, seed, called))
     yield from runs
     yield Job(
         key=f"analyze/{place.name}/{named}",
         kind="analyze",
-        settings={"mode": campaign.analyze.mode, "metrics": METRICS_VERSION},
+        settings={"mode": campaign.analyze.mode, "metrics": METRICS_VERSION} | frames,
         how={"data": place.frames},
         follows=tuple(job.key for job in runs),
     )
@@ -292,8 +328,10 @@ def _training_jobs(
     recipe_name = options.recipe
     if recipe_name.lower().endswith((".yaml", ".yml", ".json")):
         recipe_name = _path(campaign, recipe_name)
+    # As far as it is known here; a worker of the other kind takes the same recipe, so that the result is the same.
+    gpu_recipe = options.device.startswith("cuda") or (place.gpus and options.device == "auto")
     recipe = recipe_for(
-        entry.model, recipe_name, place.system, options.size or size_in_name(place.dataset)
+        entry.model, recipe_name, place.system, options.size or size_in_name(place.dataset), gpu=gpu_recipe
     ).with_overrides(
         max_epochs=options.epochs,
         max_minutes=options.minutes,
@@ -313,6 +351,7 @@ def _training_jobs(
         kind="train",
         settings={"recipe": recipe.as_dict(), "frames": frames},
         how={
+            "gpu_recipe": gpu_recipe,
             "request": {
                 "model": entry.model,
                 "source": place.dataset,
@@ -326,7 +365,7 @@ def _training_jobs(
                 "device": options.device,
                 "threads": options.threads,
                 **{key: value for key, value in frames.items() if value is not None},
-            }
+            },
         },
         needs=(data.key,),
         gpu=_asks_for_gpu(campaign, options.device != "cpu"),
@@ -345,9 +384,11 @@ def _simulation_jobs(
     campaign: Campaign,
     place: _Place,
     model: dict[str, Any],
+    frames: dict[str, str],
     needs: tuple[str, ...],
     name: str,
     seed: int | None,
+    called: dict[str, str],
 ) -> Iterator[Job]:
     options = place.simulate
     if place.independent:
@@ -370,9 +411,11 @@ def _simulation_jobs(
                 "replicas": members,
                 "walkers": "independent" if place.independent else f"{place.replicas} shared",
                 "metadynamics": None if chosen.metadynamics is None else options.metadynamics,
-            },
+            }
+            | frames,
             how={
                 "name": name,
+                "campaign": {"campaign": campaign.name, **called, "system": place.name, "seed": seed},
                 "protocol": place.protocol_argument,
                 "variant": place.variant,
                 "data": place.frames,

@@ -156,6 +156,11 @@ class Lease:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def owner(self) -> str:
+        """What its files are known by."""
+        return self._owner
+
     def acquire(self, wait_s: float = 0.0, note: Callable[[str], None] | None = None) -> Self:
         """Take the lease; from a dead predecessor if need be.
 

@@ -5,6 +5,7 @@ import queue
 import shutil
 import subprocess
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from openmm_mlbench.campaign.scheduling import take_all
@@ -60,6 +61,15 @@ class LocalBackend:
         for place, _, _ in found:
             self._free.append(place)
         return [(key, outcome) for _, key, outcome in found]
+
+    def withdraw(self, keys: Sequence[str]) -> list[str]:
+        """Nothing waits here: jobs begin when they are given."""
+        del keys
+        return []
+
+    def note(self) -> str:
+        """Nothing to say."""
+        return ""
 
     def close(self) -> None:
         """End processes that wait for work; jobs that still run see the end of their pipe when this process ends."""

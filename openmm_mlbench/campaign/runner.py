@@ -17,7 +17,7 @@ from openmm_mlbench.campaign.ledger import DONE, FAILED, FOLDER, STOPPED
 from openmm_mlbench.campaign.local import LocalBackend, find_gpus
 from openmm_mlbench.campaign.plan import Campaign, read_campaign
 from openmm_mlbench.campaign.scheduling import BLOCKED, Schedule
-from openmm_mlbench.campaign.task import LEASES, LOGS, STOP_FILE
+from openmm_mlbench.campaign.task import LEASES, LOGS, STOP_FILE, campaign_lease
 from openmm_mlbench.errors import CampaignError
 from openmm_mlbench.files import atomic_path
 
@@ -112,7 +112,7 @@ def run_campaign(
         raise CampaignError(f"{root}: cannot be made ({error.strerror}); choose another folder") from error
     stopped = threading.Event()
     lost = threading.Event()
-    lease = Lease(root / LEASES / "campaign", ttl_s=ttl_s, on_lost=lost.set)
+    lease = Lease(campaign_lease(root), ttl_s=ttl_s, on_lost=lost.set)
     try:
         lease.acquire(
             note=lambda text: say(f"{root}: a campaign was running there, {text} to show up or not")
@@ -125,7 +125,9 @@ def run_campaign(
         (root / LEASES / STOP_FILE).unlink(missing_ok=True)
         with atomic_path(root / CAMPAIGN_FILE) as temporary:
             shutil.copyfile(file, temporary)
-        schedule = Schedule(matrix=matrix, root=root, retries=campaign.retries, ttl_s=ttl_s)
+        schedule = Schedule(
+            matrix=matrix, root=root, retries=campaign.retries, ttl_s=ttl_s, owner=lease.owner
+        )
         schedule.survey()
         if any(state.state not in (DONE, BLOCKED) for state in schedule.states.values()):
             _run(campaign, schedule, where, say, stopped, lost)

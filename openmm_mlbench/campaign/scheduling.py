@@ -3,13 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from openmm_mlbench.campaign.jobs import KINDS, Job, Matrix, digests_before, identify
-from openmm_mlbench.campaign.lease import latest
+from openmm_mlbench.campaign.lease import Holder, latest
 from openmm_mlbench.campaign.ledger import DONE, FAILED, STOPPED, Attempt, Ledger, Record
 from openmm_mlbench.campaign.task import (
     BUSY,
@@ -53,6 +53,12 @@ class Backend(Protocol):
     def finished(self, timeout_s: float) -> list[tuple[str, dict[str, Any]]]:
         """Key and Outcome of the jobs that have ended, waiting for one for so long."""
 
+    def withdraw(self, keys: Sequence[str]) -> list[str]:
+        """Take back jobs that nobody has begun; of those returned ``finished`` says nothing any more."""
+
+    def note(self) -> str:
+        """One line when something holds up all jobs, else empty."""
+
     def close(self) -> None:
         """Give back what it holds; jobs that still run are told to stop."""
 
@@ -67,7 +73,8 @@ class JobState:
         reason: why it failed or cannot run, one line.
         record: of the ledger, when it is done.
         found: it was done before this campaign began.
-        failures: tries that failed in this campaign.
+        failures: tries in a row that failed in this campaign and got no further than those before.
+        furthest: what a try has said that was done, at the most.
         avoid: worker that failed at it last.
         not_before: monotonic time, s.
     """
@@ -78,6 +85,7 @@ class JobState:
     record: Record | None = None
     found: bool = False
     failures: int = 0
+    furthest: float = 0.0
     avoid: str = ""
     not_before: float = 0.0
 
@@ -110,6 +118,7 @@ class Schedule:
         root: folder of results.
         retries: further tries of a job that died or failed in the engine.
         ttl_s: of leases.
+        owner: of the campaign's lease, by which workers know that they see the folder.
         tell: is told what happens.
         refresh: is called again and again, to show how far all are.
     """
@@ -118,12 +127,14 @@ class Schedule:
     root: Path
     retries: int = 2
     ttl_s: float = 60.0
+    owner: str = ""
     tell: Callable[[Event], None] = lambda _: None
     refresh: Callable[[], None] = lambda: None
     states: dict[str, JobState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.root)
+        self._note = ""
         self.states = {key: JobState() for key in self.matrix.jobs}
 
     def survey(self) -> None:
@@ -139,6 +150,7 @@ class Schedule:
             if stopped.is_set() and not stopping:
                 stopping = True
                 self.ask_to_stop()
+                self._withdraw(backend)
             if not stopping:
                 self._submit(backend)
             running = any(state.state == RUNNING for state in self.states.values())
@@ -147,6 +159,7 @@ class Schedule:
                 break
             for key, outcome in backend.finished(_POLL_S):
                 self._take_in(key, outcome, stopping=stopping)
+            self._say_what_holds_up(backend)
             self.refresh()
         if stopping:
             for state in self.states.values():
@@ -156,6 +169,21 @@ class Schedule:
     def ask_to_stop(self) -> None:
         """Tell all jobs, wherever they run, to end at a point from which they can go on."""
         (self.root / LEASES / STOP_FILE).touch()
+
+    def _withdraw(self, backend: Backend) -> None:
+        """Jobs that were given away and not begun need not be waited for."""
+        waiting = [
+            key for key, state in self.states.items() if state.state == RUNNING and not self.is_begun(key)
+        ]
+        for key in backend.withdraw(waiting):
+            self.states[key].state = STOPPED
+
+    def _say_what_holds_up(self, backend: Backend) -> None:
+        note = backend.note()
+        if note != self._note:
+            self._note = note
+            if note:
+                self.tell(Event(key="workers", state=WAITING, reason=note))
 
     def _submit(self, backend: Backend) -> None:
         now = time.monotonic()
@@ -168,6 +196,7 @@ class Schedule:
                 return
             state = self.states[key]
             state.state = RUNNING
+            state.furthest = max(state.furthest, self._done_by(key))
             job = self.matrix.jobs[key]
             backend.submit(asdict(self._task(job, state.identity)), gpu=job.gpu, avoid=state.avoid)
 
@@ -190,6 +219,7 @@ class Schedule:
             before=before,
             root=str(self.root.resolve()),
             ttl_s=self.ttl_s,
+            owner=self.owner,
             variables=variables_to_pass(),
         )
 
@@ -206,9 +236,12 @@ class Schedule:
         if ended == DIED:
             self._note_death(key, outcome)
         if ended in (DIED, FAILED, STOPPED) and not stopping:
-            state.failures += 1
+            done = self._done_by(key)
+            # What gets on is worth another try, as often as its machine ends it: at each walltime of a queue.
+            state.failures = 0 if done > state.furthest else state.failures + 1
+            state.furthest = max(done, state.furthest)
             state.avoid = outcome["worker"]
-            if (outcome["retry"] or ended == STOPPED) and state.failures <= self.retries:
+            if (outcome["retry"] or ended == STOPPED) and self.retries and state.failures <= self.retries:
                 state.state = READY
                 self.tell(Event(state="again", reason=reason, **event))
                 return
@@ -292,11 +325,24 @@ class Schedule:
 
     def told(self, key: str) -> dict[str, Any]:
         """What a running job says of itself; empty before it has begun."""
-        try:
-            _, holder = latest(lease_path(self.root, key))
-        except (MLBenchError, OSError):
-            return {}
+        holder = self._holder(key)
         return {} if holder is None or holder.released else holder.told
+
+    def is_begun(self, key: str) -> bool:
+        """Whether a process holds the job's lease."""
+        holder = self._holder(key)
+        return holder is not None and not holder.released
+
+    def _done_by(self, key: str) -> float:
+        """How far the last try came, whether it has ended in order or not."""
+        holder = self._holder(key)
+        return 0.0 if holder is None else float(holder.told.get("done") or 0.0)
+
+    def _holder(self, key: str) -> Holder | None:
+        try:
+            return latest(lease_path(self.root, key))[1]
+        except (MLBenchError, OSError):
+            return None
 
 
 def _without_length(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,13 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openmm_mlbench.campaign.lease import EXIT_LOST
-from openmm_mlbench.campaign.ledger import DONE
+from openmm_mlbench.campaign.lease import EXIT_LOST, latest
+from openmm_mlbench.campaign.ledger import DONE, FAILED
+from openmm_mlbench.errors import MLBenchError
 
 LOGS = "logs"
 LEASES = ".leases"
 STOP_FILE = "stop"
 DIED, BUSY = "died", "busy"
+# Files that a job elsewhere has written may show late on a network file system.
+VISIBLE_WITHIN_S = 60.0
+_LOOK_S = 0.5
 # Tells a job which worker it runs for.
 WORKER_VARIABLE = "MLBENCH_CAMPAIGN_WORKER"
 # What a worker elsewhere must know from the machine that plans.
@@ -44,6 +48,7 @@ class Task:
         before: digest, outputs and facts of the jobs before it that are done.
         root: folder of results.
         ttl_s: of leases.
+        owner: of the campaign's lease, which lies in that folder; not looked for if empty.
         variables: of the environment.
     """
 
@@ -55,6 +60,7 @@ class Task:
     before: dict[str, dict[str, Any]]
     root: str
     ttl_s: float
+    owner: str = ""
     variables: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -105,6 +111,26 @@ def lease_path(root: str | Path, key: str) -> Path:
     return Path(root) / LEASES / key
 
 
+def campaign_lease(root: str | Path) -> Path:
+    """Of the campaign itself."""
+    return Path(root) / LEASES / "campaign"
+
+
+def _sees_results(task: dict[str, Any]) -> bool:
+    """Whether the folder of results here is the one that the campaign plans in."""
+    end = time.monotonic() + VISIBLE_WITHIN_S
+    while task["owner"]:
+        with suppress(MLBenchError, OSError):
+            # Looking for a lease makes its folder.
+            holder = latest(campaign_lease(task["root"]))[1] if Path(task["root"], LEASES).is_dir() else None
+            if holder is not None and holder.owner == task["owner"]:
+                return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
 def run_task(
     task: dict[str, Any], *, variables: dict[str, str] | None = None, worker: str = ""
 ) -> dict[str, Any]:
@@ -119,6 +145,22 @@ def run_task(
         An Outcome as a plain dictionary; this function raises for nothing that a job does.
     """
     began, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+    if not _sees_results(task):
+        host = socket.gethostname()
+        reason = (
+            f"{host} does not see the campaign's folder at {task['root']}; mount it there under the same path on every "
+            "machine, or take that worker away"
+        )
+        unseen = Outcome(
+            state=FAILED,
+            reason=reason,
+            retry=True,
+            where=host,
+            worker=worker,
+            began=began,
+            seconds=VISIBLE_WITHIN_S,
+        )
+        return asdict(unseen)
     changes = {"OMP_NUM_THREADS": str(_threads(task)), WORKER_VARIABLE: worker}
     changes |= task["variables"] | (variables or {})
     process = _take_idle(changes) or JobProcess(changes, log_path(task))

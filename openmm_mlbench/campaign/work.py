@@ -88,6 +88,7 @@ def work_on_training(task: Task, former: Record | None, tell: Tell) -> Result:
     data = values["data"]
     request = Request(
         **values | {"data": None if data is None else Path(data)},
+        gpu_recipe=task.how["gpu_recipe"],
         out=folder,
         resume=(folder / "last.pt").is_file(),
         command=_command(values, folder),
@@ -198,6 +199,7 @@ def work_on_simulation(task: Task, former: Record | None, tell: Tell) -> Result:
             length_ps=settings["length_ps"],
             seed=settings["seed"],
             resume=True,
+            campaign=how["campaign"],
             **_options(how["options"], members, settings["walkers"], begun=any(steps_before)),
         )
     except RunInterrupted:
@@ -254,7 +256,7 @@ class _Teller:
     def __call__(self, update: Any) -> None:
         self.latest[update.replica] = update
         done = [
-            self.length_ps if item.state in ("finished", "unstable", "failed") else item.time_ps
+            self.length_ps if item.state in ("finished", "unstable") else item.time_ps
             for item in self.latest.values()
         ]
         speeds = [item.steps_per_second for item in self.latest.values() if item.steps_per_second]
@@ -264,7 +266,8 @@ class _Teller:
 def run_folder_of(task: Task) -> Path:
     """Where a run lies: another model, protocol or seed has another folder, a longer or larger run the same."""
     settings = task.settings
-    kept = {key: settings[key] for key in ("model", "protocol", "seed", "walkers", "metadynamics")}
+    keys = ("model", "protocol", "seed", "walkers", "metadynamics", "frames")
+    kept = {key: settings[key] for key in keys if key in settings}
     return Path("runs") / f"{task.how['name']}-{_short(kept | {'before': digests_of(task)})}"
 
 

@@ -49,6 +49,7 @@ class Request:
         learning_rate: at the start.
         seed: of weights, batch order and, with train_frames, the split.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``; of several processes each takes its own GPU.
+        gpu_recipe: whether to take the recipe's values for GPUs; as the device is if None.
         threads: of torch on processors.
         resume: go on in ``out``.
         command: what the user typed, for the card.
@@ -70,6 +71,7 @@ class Request:
     learning_rate: float | None = None
     seed: int | None = None
     device: str = "auto"
+    gpu_recipe: bool | None = None
     threads: int = 1
     resume: bool = False
     command: str = ""
@@ -107,7 +109,7 @@ def new_trainer(
             request.recipe or DEFAULT_RECIPE,
             system,
             request.size or size_in_name(name),
-            gpu=device.startswith("cuda"),
+            gpu=device.startswith("cuda") if request.gpu_recipe is None else request.gpu_recipe,
         ),
         request,
     )

@@ -442,6 +442,12 @@ class Trainer:
                     f"the loss of epoch {self.epoch + 1} is {train_loss}; start again in another folder with a lower --learning-rate"
                 )
             validation_loss, energy_mae, force_mae = self.validate()
+            if not np.isfinite([validation_loss, force_mae]).all():
+                # Before anything is written: the checkpoint is from before this epoch.
+                raise TrainingError(
+                    f"after epoch {self.epoch + 1} the errors on validation frames are not finite (loss {validation_loss}); "
+                    "start again in another folder with a lower --learning-rate"
+                )
             if self.recipe.schedule == "plateau":
                 self.plateau.step(validation_loss)
             rate = float(self.optimizer.param_groups[0]["lr"])

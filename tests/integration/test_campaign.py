@@ -19,7 +19,7 @@ from killing import Hold, assert_same_run
 from openmm_mlbench.campaign.jobs import REPORT
 from openmm_mlbench.campaign.lease import Lease, latest
 from openmm_mlbench.campaign.ledger import Ledger
-from openmm_mlbench.campaign.runner import CampaignStopped, Where, plan_campaign, run_campaign
+from openmm_mlbench.campaign.runner import Where, plan_campaign, run_campaign
 from openmm_mlbench.campaign.scheduling import BLOCKED
 from openmm_mlbench.campaign.task import lease_path
 from openmm_mlbench.cli import main
@@ -163,6 +163,7 @@ def test_from_the_file_to_the_page(folder, undisturbed):
     page = (undisturbed / "report.html").read_text()
     assert "ethanol-gfn2" in page
     assert campaign.name == "campaign"
+    assert "; paths and commands are relative to its folder of results" in page
 
 
 def test_a_second_run_redoes_nothing(folder, undisturbed):
@@ -196,9 +197,9 @@ def main_without_exit(*arguments):
 def test_a_dask_worker_is_killed_and_every_file_is_that_of_an_undisturbed_campaign(
     folder, undisturbed, tmp_path
 ):
-    """Two workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
+    """Three workers of a local cluster; one is killed in the middle of a simulation, together with its job."""
     results = tmp_path / "results"
-    options = ("--cluster", "local", "--workers", 2, "--dashboard-port", 0)
+    options = ("--cluster", "local", "--workers", 3, "--dashboard-port", 0)
     hold = hold_replica(tmp_path, 1)
     campaign = command(
         "run", folder / "campaign.yaml", "-o", results, *options, env=os.environ | hold.variables
@@ -484,12 +485,6 @@ def test_a_folder_with_something_else_is_refused(folder, tmp_path):
         run_campaign(folder / "campaign.yaml", tmp_path)
     with pytest.raises(CampaignError, match="is a file"):
         run_campaign(folder / "campaign.yaml", tmp_path / "thesis.tex")
-
-
-def test_stopping_is_no_failure(folder):
-    error = CampaignStopped("stopped", None)
-    assert isinstance(error, CampaignError)
-    assert folder.is_dir()
 
 
 def test_a_campaign_that_was_superseded_gives_up(folder, tmp_path, monkeypatch):

@@ -1,14 +1,21 @@
 """Dask as campaigns use it: who can reach the scheduler, TLS, what SLURM is given, GPUs as resources."""
 
 import dataclasses
+import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import dask
 import pytest
 
+from openmm_mlbench.campaign import dask_backend
 from openmm_mlbench.campaign.dask_backend import (
     LOCALHOST,
     DaskBackend,
@@ -16,11 +23,13 @@ from openmm_mlbench.campaign.dask_backend import (
     connect,
     slurm_cluster,
     start_local,
+    start_slurm,
 )
+from openmm_mlbench.campaign.lease import Lease
 from openmm_mlbench.campaign.local import LocalBackend, find_gpus
 from openmm_mlbench.campaign.plan import Cluster
 from openmm_mlbench.campaign.runner import Where
-from openmm_mlbench.campaign.task import Task
+from openmm_mlbench.campaign.task import Task, campaign_lease, close_idle, run_task
 from openmm_mlbench.errors import CampaignError
 
 
@@ -175,6 +184,60 @@ def test_the_job_that_slurm_is_given(certificates):
     assert command.rindex("--nthreads 1") > command.index("--nthreads 4")
     assert f"--tls-ca-file {certificates / 'ca.pem'}" in command
     assert "--interface lo" in command
+
+
+SBATCH = """\
+#!/bin/sh
+# As SLURM's, for one job at a time: runs the script in the background and says its number.
+for script; do :; done
+echo x >> {folder}/submitted
+setsid bash "$script" > {folder}/log 2>&1 < /dev/null &
+echo $! > {folder}/pid
+echo Submitted batch job $(wc -l < {folder}/submitted)
+"""
+
+
+def test_a_worker_that_met_its_walltime_is_replaced_by_another_job(tmp_path, monkeypatch):
+    for name, text in (("sbatch", SBATCH.format(folder=tmp_path)), ("scancel", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(dask_backend, "_REPLACE_S", 0.5)
+    options = Cluster(workers=1, cores=1, memory="4 GB", walltime="00:10:00", interface="lo")
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
+        backend = start_slurm(options, Network(dashboard_port=0))
+        try:
+            backend.client.wait_for_workers(1, timeout=120)
+            assert backend.note() == ""
+            os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            backend.submit(data_task(tmp_path, "data/a"), gpu=False, avoid="")
+            ended = []
+            notes = set()
+            end = time.monotonic() + 120
+            while not ended and time.monotonic() < end:
+                ended = backend.finished(0.2)
+                notes.add(backend.note())
+        finally:
+            backend.close()
+            with suppress(ProcessLookupError):
+                os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert [(key, outcome["state"]) for key, outcome in ended] == [("data/a", "done")]
+    assert "no Dask worker is connected, 1 jobs wait for one" in notes
+    assert (tmp_path / "submitted").read_text().count("x") == 2
+
+
+def test_a_worker_that_does_not_see_the_campaign_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("openmm_mlbench.campaign.task.VISIBLE_WITHIN_S", 0.1)
+    elsewhere = data_task(tmp_path / "absent", "data/a") | {"owner": "somebody"}
+    outcome = run_task(elsewhere, worker="tcp://w")
+    assert outcome["state"] == "failed"
+    assert outcome["retry"]
+    assert re.search(r"does not see the campaign's folder at .*absent; mount it there", outcome["reason"])
+    assert not (tmp_path / "absent").exists()
+    with Lease(campaign_lease(tmp_path)).acquire() as lease:
+        assert run_task(data_task(tmp_path, "data/b") | {"owner": "before us"})["state"] == "failed"
+        assert run_task(data_task(tmp_path, "data/b") | {"owner": lease.owner})["state"] == "done"
+    close_idle()
 
 
 def test_ctrl_c_stays_what_it_was():

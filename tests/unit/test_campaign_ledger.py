@@ -7,8 +7,10 @@ import threading
 import pytest
 
 from openmm_mlbench.campaign.jobs import Cell, Job, Matrix, identify
+from openmm_mlbench.campaign.lease import Lease
 from openmm_mlbench.campaign.ledger import Attempt, Ledger, Output, Record, digest_of, hash_of
 from openmm_mlbench.campaign.scheduling import Schedule
+from openmm_mlbench.campaign.task import lease_path
 from openmm_mlbench.errors import CampaignError
 
 
@@ -129,6 +131,12 @@ class Workers:
         ended, self.ended = self.ended, []
         return ended
 
+    def withdraw(self, keys):
+        return []
+
+    def note(self):
+        return ""
+
 
 def chain():
     """Two models: train -> simulate (two replicas) -> analyze, and a report of both."""
@@ -200,6 +208,59 @@ def test_tries_are_counted_and_go_elsewhere(tmp_path):
     # Those whose process wrote nothing stand in the ledger too.
     (failed,) = Ledger(tmp_path).read_all("simulate/b/0")
     assert [attempt.reason for attempt in failed.attempts] == ["died on purpose"] * 3
+
+
+def test_a_try_that_got_further_is_not_counted(tmp_path):
+    """As of a job that is longer than the walltime of its workers."""
+    done, tries = iter((5.0, 10.0, 15.0, 20.0, 20.0, 20.0, 20.0)), []
+
+    def get_on(key):
+        if key == "simulate/a/0":
+            tries.append(key)
+            with Lease(lease_path(tmp_path, key)).acquire() as lease:
+                lease.told = {"done": next(done), "total": 100.0}
+
+    script = {"simulate/a/0": [("stopped", False), ("died", True)] * 10}
+    schedule, _ = run(tmp_path, script, on_submit=get_on, retries=2)
+    # Four that got on, then three that did not.
+    assert len(tries) == 7
+    assert schedule.states["simulate/a/0"].state == "failed"
+    tries.clear()
+    done = iter((25.0, 30.0))
+    schedule, _ = run(tmp_path, script, on_submit=get_on, retries=0)
+    assert len(tries) == 1
+
+
+class Queue(Workers):
+    """A backend that keeps jobs until it has workers, which are one that has begun a job and no more."""
+
+    def has_room(self):
+        return True
+
+    def submit(self, task, *, gpu, avoid):
+        self.order.append((task["key"], avoid))
+
+    def withdraw(self, keys):
+        return list(keys)
+
+    def note(self):
+        return f"{len(self.order)} jobs wait"
+
+
+def test_jobs_that_nobody_has_begun_are_taken_back_when_all_shall_stop(tmp_path):
+    schedule = Schedule(matrix=chain(), root=tmp_path)
+    schedule.survey()
+    stopped, said = threading.Event(), []
+    queue = Queue(Ledger(tmp_path))
+
+    def refresh():
+        if len(queue.order) == 2:
+            stopped.set()
+
+    schedule.tell, schedule.refresh = said.append, refresh
+    schedule.run(queue, stopped)
+    assert set(states(schedule).values()) == {"stopped"}
+    assert [event.reason for event in said] == ["2 jobs wait"]
 
 
 def test_a_busy_job_comes_back_and_costs_no_try(tmp_path, monkeypatch):

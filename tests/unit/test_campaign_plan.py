@@ -208,6 +208,57 @@ def test_an_identity_hangs_on_what_decides_the_result_and_on_nothing_else(tmp_pa
         assert identity(other) != base
 
 
+def test_a_finished_model_is_run_again_when_its_data_have_come_or_changed(tmp_path):
+    file = tmp_path / "frames.npz"
+    text = f"models: [ethanol/schnet]\nsystems: [{{dataset: ethanol, data: {file}}}]\nsimulate: {{length_ps: 1}}\n"
+    keys = ("simulate/ethanol/ethanol-schnet/seed-0/replica-0", "analyze/ethanol/ethanol-schnet/seed-0")
+
+    def identities():
+        jobs = matrix(tmp_path, text).jobs
+        return [identify(jobs[key], {}) for key in keys]
+
+    absent = identities()
+    file.write_bytes(b"one")
+    present = identities()
+    assert identities() == present
+    file.write_bytes(b"two")
+    for found in (absent, present):
+        assert all(one != other for one, other in zip(identities(), found, strict=True))
+    # Runs of what is trained here are known by the training.
+    trained = matrix(tmp_path, "models: [schnet]\nsystems: [ethanol-gfn2]").jobs
+    assert not any(
+        "frames" in job.settings for job in trained.values() if job.kind in ("simulate", "analyze")
+    )
+
+
+def test_a_training_on_gpus_is_another_one(tmp_path):
+    text = "models: [schnet]\nsystems: [ethanol-gfn2]\n"
+
+    def job(text, gpus):
+        return make_matrix(read_campaign(write(tmp_path, text)), gpus=gpus).jobs[
+            "train/ethanol-gfn2/schnet/seed-0"
+        ]
+
+    on_cpu, on_gpu = job(text, False), job(text, True)
+    assert on_cpu.settings["recipe"]["batch_size"] == 5
+    assert on_gpu.settings["recipe"]["batch_size"] == 25
+    assert (on_cpu.how["gpu_recipe"], on_gpu.how["gpu_recipe"]) == (False, True)
+    assert identify(job(text + "train: {device: cuda}", False), {}) == identify(on_gpu, {})
+    assert identify(job(text + "train: {device: cpu}", True), {}) == identify(on_cpu, {})
+
+
+def test_files_of_one_name_are_two_data_sets(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "frames.npz").write_bytes(b"")
+    systems = "[{dataset: a/frames.npz, name: A, protocol: ethanol}, {dataset: b/frames.npz, name: B, protocol: ethanol}]"
+    text = f"models: [schnet]\nsystems: {systems}\ntrain: {{train_frames: 9, validation_frames: 1, test_frames: 1}}\n"
+    jobs = matrix(tmp_path, text).jobs
+    sources = {job.settings["dataset"] for job in jobs.values() if job.kind == "data"}
+    assert sources == {str(tmp_path / folder / "frames.npz") for folder in "ab"}
+    assert sum(job.kind == "train" for job in jobs.values()) == 2
+
+
 def test_a_job_is_redone_when_what_it_builds_on_has_changed(tmp_path):
     job = matrix(tmp_path, WHOLE).jobs["export/ethanol-gfn2/schnet/seed-1"]
     first = identify(job, {"train/ethanol-gfn2/schnet/seed-1": "a"})

@@ -485,6 +485,31 @@ def test_elements_without_weights_are_refused(name):
             build_network(name, fresh_models.TINY[name], [1, heaviest + 1])
 
 
+def test_validation_errors_that_are_not_finite_end_the_run_and_reach_no_file(tmp_path):
+    run = trainer(tmp_path)
+
+    def spoil(*_):
+        # The last step of an epoch whose mean loss is finite.
+        with torch.no_grad():
+            next(iter(run.evaluated.parameters())).fill_(float("nan"))
+
+    validate, epochs = run.validate, []
+
+    def validate_and_spoil():
+        epochs.append(1)
+        if len(epochs) == 2:
+            spoil()
+        return validate()
+
+    run.validate = validate_and_spoil
+    with pytest.raises(TrainingError, match=r"after epoch 2 the errors on validation frames are not finite"):
+        run.run()
+    for name in ("best.pt", "last.pt"):
+        weights = load_checkpoint(tmp_path / name)["evaluated"]
+        assert all(torch.isfinite(value).all() for value in weights.values())
+    assert len(read_log(tmp_path)) == 1
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     run = trainer(tmp_path)
     run.train_epoch = lambda: float("nan")
