@@ -137,7 +137,10 @@ def read_metrics(source: str | os.PathLike[str]) -> dict[str, Any]:
 def _name(runs: list[dict[str, Any]]) -> None:
     """Give each run a label that no other has, and an anchor of letters, digits and hyphens."""
     labels = [_label(metrics["run"]) for metrics in runs]
-    for added in (_variant_word, _length_word):
+    for added in (_variant_word, _length_word, _seed_word):
+        if added is _seed_word:
+            for metrics, label in zip(runs, labels, strict=True):
+                metrics["run"]["entry_label"] = label
         for places in _alike(labels, runs):
             words = [added(runs[place]["run"]) for place in places]
             # A word that all have tells nobody apart.
@@ -172,10 +175,36 @@ def _alike(labels: list[str], runs: list[dict[str, Any]]) -> list[list[int]]:
 
 
 def _label(run: dict[str, Any]) -> str:
-    """The architecture for a shipped model, whose data set the figure or table names; else the model as given."""
+    """The architecture of a shipped model, whose data set figure or table name; a campaign's own name; else as given."""
     known = paper.MODELS.get(run.get("architecture") or "")
-    model = str(run["model"])
-    return known[0] if known and model == f"{run['dataset']}/{run['architecture']}" else model
+    model, name = str(run["model"]), str(_campaign(run).get("model") or "")
+    if known and (model == f"{run['dataset']}/{run['architecture']}" or name == run["architecture"]):
+        return known[0]
+    if known and name:
+        return f"{known[0]}, {name}"
+    return name or model
+
+
+def _campaign(run: dict[str, Any]) -> dict[str, Any]:
+    """What a campaign calls the model, system and seed; empty for a run by itself."""
+    return (run.get("provenance") or {}).get("campaign") or {}
+
+
+def _seed_word(run: dict[str, Any]) -> str:
+    """The seed that a campaign trained and simulated with."""
+    seed = seed_of(run)
+    return "" if seed is None else f"seed {seed}"
+
+
+def seed_of(run: dict[str, Any]) -> int | None:
+    """The seed that a campaign trained and simulated with; None for a run by itself."""
+    seed = _campaign(run).get("seed")
+    return None if seed is None else int(seed)
+
+
+def entry_of(run: dict[str, Any]) -> tuple[str, str]:
+    """Data set and model, by which runs are of one thing: seeds of a campaign's model are."""
+    return str(run["dataset"]), str(_campaign(run).get("model") or run["model"])
 
 
 def _variant_word(run: dict[str, Any]) -> str:
@@ -247,8 +276,8 @@ def own_protocol_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main_runs(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each model on each data set the run that says most: by its system's own protocol, the longest one."""
-    best: dict[tuple[str, str], dict[str, Any]] = {}
+    """Of each model, and seed, on each data set the run that says most: by its system's own protocol, the longest one."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for metrics in own_protocol_runs(runs):
         key = _model_and_data(metrics)
         if key not in best or simulated_ps(metrics["run"]) > simulated_ps(best[key]["run"]):
@@ -263,8 +292,8 @@ def drawn_together(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [metrics for metrics in runs if id(metrics) in chosen or _model_and_data(metrics) not in have]
 
 
-def _model_and_data(metrics: dict[str, Any]) -> tuple[str, str]:
-    return str(metrics["run"]["dataset"]), str(metrics["run"]["model"])
+def _model_and_data(metrics: dict[str, Any]) -> tuple[Any, ...]:
+    return (*entry_of(metrics["run"]), seed_of(metrics["run"]))
 
 
 def simulated_ps(run: dict[str, Any]) -> float:

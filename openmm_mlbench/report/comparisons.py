@@ -1,7 +1,8 @@
 """Does a lower force error go with a better simulation?  Rank correlations over the models of one data set."""
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openmm_mlbench import paper
@@ -13,8 +14,8 @@ from openmm_mlbench.metrics.rank_correlation import (
     RankCorrelation,
     rank_correlation,
 )
-from openmm_mlbench.metrics.stability import restricted_mean
-from openmm_mlbench.report.collection import main_runs, model_key, own_protocol_runs, simulated_ps
+from openmm_mlbench.metrics.stability import RestrictedMean, restricted_mean
+from openmm_mlbench.report.collection import entry_of, main_runs, own_protocol_runs, seed_of, simulated_ps
 from openmm_mlbench.report.table import format_ran, results_of
 
 # Beginning of a result's name -> how it is called; all are errors, the smaller the better.
@@ -31,7 +32,10 @@ OURS, PAPER = "these runs", "the paper"
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One model: its force MAE and one number of its simulation, with standard errors where known."""
+    """One model: its force MAE and one number of its simulation, with standard errors where known.
+
+    Of several seeds the means, with standard errors over them.
+    """
 
     label: str
     model: str
@@ -117,45 +121,104 @@ def points_of(runs: Sequence[dict[str, Any]], quantity: str) -> tuple[list[Point
     """
     if quantity == STABILITY:
         return _stability_points(main_runs(runs))
-    groups: dict[float, dict[str, Point]] = {}
+    chosen, length = comparable_runs(runs, quantity)
+    points = []
+    for metrics in chosen:
+        results = results_of(metrics)
+        result = results[quantity]
+        points.append(_point(metrics["run"], results["force_mae"], result["value"], result["stderr"]))
+    return _of_models(chosen, points), f"at {length:g} ps" if chosen else "nothing"
+
+
+def comparable_runs(runs: Sequence[dict[str, Any]], quantity: str) -> tuple[list[dict[str, Any]], float]:
+    """Runs whose error of an observable can be compared, one for each model and seed, and their length, ps."""
+    groups: dict[float, dict[tuple[Any, ...], dict[str, Any]]] = {}
     # Of several runs of one model and length the one with most replicas.
-    for metrics in sorted(runs, key=lambda one: simulated_ps(one["run"])):
+    for metrics in sorted(own_protocol_runs(runs), key=lambda one: simulated_ps(one["run"])):
         run, results = metrics["run"], results_of(metrics)
         force, result = results.get("force_mae"), results.get(quantity)
         if not force or force["value"] is None or not result or result["value"] is None:
             continue
         length = round(float(run["length_ps"]), 3)
-        point = _point(run, force, result["value"], result["stderr"])
-        groups.setdefault(length, {})[model_key(run)] = point
+        groups.setdefault(length, {})[(*entry_of(run), seed_of(run))] = metrics
     if not groups:
-        return [], "nothing"
-    length = max(groups, key=lambda one: (len(groups[one]), one))
-    return list(groups[length].values()), f"at {length:g} ps"
+        return [], 0.0
+
+    def n_models(length: float) -> int:
+        return len({entry_of(metrics["run"]) for metrics in groups[length].values()})
+
+    length = max(groups, key=lambda one: (n_models(one), one))
+    return list(groups[length].values()), length
+
+
+def horizon_ps(runs: Sequence[dict[str, Any]]) -> float:
+    """Until when stabilities of runs of several lengths can be compared.
+
+    The shortest time that any survivor was watched, or the longest run where none survived.
+    """
+    watched = [
+        float(replica["stable_ps"])
+        for metrics in runs
+        for replica in metrics["run"]["replicas"]
+        if not replica.get("broke")
+    ]
+    longest = max((float(metrics["run"]["length_ps"]) for metrics in runs), default=0.0)
+    return min([*watched, longest])
+
+
+def stability_until(run: dict[str, Any], horizon: float) -> RestrictedMean:
+    """Mean stability of a run's replicas, none of which counts longer than the horizon, ps."""
+    replicas = run["replicas"]
+    return restricted_mean(
+        [float(replica["stable_ps"]) for replica in replicas],
+        [bool(replica.get("broke")) for replica in replicas],
+        horizon,
+    )
 
 
 def _stability_points(runs: Sequence[dict[str, Any]]) -> tuple[list[Point], str]:
-    watched = [
-        min(
-            (float(r["stable_ps"]) for r in metrics["run"]["replicas"] if not r.get("broke")),
-            default=float("inf"),
-        )
-        for metrics in runs
-    ]
-    longest = max((float(metrics["run"]["length_ps"]) for metrics in runs), default=0.0)
-    horizon = min([*watched, longest])
-    points = []
+    horizon = horizon_ps(runs)
+    used, points = [], []
     for metrics in runs:
         run, force = metrics["run"], results_of(metrics).get("force_mae")
-        replicas = run["replicas"]
-        if not force or force["value"] is None or not replicas or horizon <= 0:
+        if not force or force["value"] is None or not run["replicas"] or horizon <= 0:
             continue
-        mean = restricted_mean(
-            [float(replica["stable_ps"]) for replica in replicas],
-            [bool(replica.get("broke")) for replica in replicas],
-            horizon,
-        )
+        mean = stability_until(run, horizon)
+        used.append(metrics)
         points.append(_point(run, force, mean.value_ps, mean.stderr_ps))
-    return points, f"cut at {horizon:g} ps" if points else "nothing"
+    return _of_models(used, points), f"cut at {horizon:g} ps" if points else "nothing"
+
+
+def _of_models(runs: Sequence[dict[str, Any]], points: Sequence[Point]) -> list[Point]:
+    """A point for each model: seeds are not models of their own."""
+    groups: dict[tuple[str, str], list[Point]] = {}
+    labels = {}
+    for metrics, point in zip(runs, points, strict=True):
+        groups.setdefault(entry_of(metrics["run"]), []).append(point)
+        labels[entry_of(metrics["run"])] = str(metrics["run"].get("entry_label") or point.label)
+    found = []
+    for entry, group in groups.items():
+        if len(group) == 1:
+            found.append(group[0])
+            continue
+        force, force_stderr = _mean([point.force_mae for point in group])
+        value, stderr = _mean([point.value for point in group])
+        found.append(
+            replace(
+                group[0],
+                label=f"{labels[entry]}, {len(group)} seeds",
+                force_mae=force,
+                force_stderr=force_stderr,
+                value=value,
+                stderr=stderr,
+            )
+        )
+    return found
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """With its standard error."""
+    return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
 def _point(run: dict[str, Any], force: dict[str, Any], value: float, stderr: float | None) -> Point:

@@ -94,8 +94,8 @@ class Trade:
         anchor: of its run.
         force_mae: meV/A.
         steps_per_second: of its simulation.
-        stable_share: of the protocol's length, 0 to 1.
-        bound: whether the share is a lower bound.
+        stable_share: of the time until the horizon, 0 to 1.
+        horizon_ps: until when all were watched.
     """
 
     label: str
@@ -104,7 +104,7 @@ class Trade:
     force_mae: float
     steps_per_second: float
     stable_share: float
-    bound: bool = False
+    horizon_ps: float = 0.0
 
     def beats(self, other: "Trade") -> bool:
         """As good in all three, better in one."""
@@ -550,7 +550,13 @@ def plot_head_to_head(panels: Sequence[tuple[str, list[Bar]]], palette: Palette)
     return figure
 
 
-def plot_scatter(title: str, bars: Sequence[Bar], printed: Sequence[Bar], palette: Palette) -> "Figure":
+def plot_scatter(
+    title: str,
+    bars: Sequence[Bar],
+    printed: Sequence[Bar],
+    palette: Palette,
+    floor: float | None = None,
+) -> "Figure":
     """Force MAE against one number of the simulations (paper, Figure 4).
 
     Args:
@@ -558,9 +564,12 @@ def plot_scatter(title: str, bars: Sequence[Bar], printed: Sequence[Bar], palett
         bars: ours, filled.
         printed: the paper's, hollow.
         palette: of the report.
+        floor: what our runs would show of a perfect model.
     """
     figure, axes = new_figure(height=2.7)
     ax = axes[0, 0]
+    if floor is not None:
+        ax.axhline(floor, color=SOFT, lw=0.8, ls=":", zorder=1, label="noise floor")
     sizes = (4.5, 6.5, 8.5)
     ours = {bar.model for bar in bars}
     for bar in printed:
@@ -623,7 +632,7 @@ _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plot_pareto(trades: Sequence[Trade], palette: Palette) -> "Figure":
-    """Force MAE against speed, the share of the protocol survived as size; unbeaten runs have a ring.
+    """Force MAE against speed, the share of the time until the horizon survived as size; unbeaten runs have a ring.
 
     Every point links to its run.
     """

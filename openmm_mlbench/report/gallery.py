@@ -2,24 +2,31 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from openmm_mlbench import paper
-from openmm_mlbench.metrics.stability import restricted_mean
 from openmm_mlbench.report import figures as draw
 from openmm_mlbench.report.collection import (
     FULL,
     completeness,
     drawn_together,
+    entry_of,
     is_own_structure,
     main_runs,
     model_key,
-    planned_length_ps,
+    seed_of,
     simulated_ps,
     survivors,
 )
-from openmm_mlbench.report.comparisons import STABILITY, heading_of, quantities_of
+from openmm_mlbench.report.comparisons import (
+    STABILITY,
+    comparable_runs,
+    heading_of,
+    horizon_ps,
+    quantities_of,
+    stability_until,
+)
 from openmm_mlbench.report.figures import Bar, StabilityAt, Trade
 from openmm_mlbench.report.gaps import Gap, command_for, is_shipped
 from openmm_mlbench.report.style import Palette
@@ -94,10 +101,10 @@ class Gallery:
         """Every figure, section by section."""
         for system in dict.fromkeys(map(system_of, self.runs)):
             group = [metrics for metrics in self.runs if system_of(metrics) == system]
-            self._trade(system, group)
             self._force(system, group)
             for dataset in dict.fromkeys(str(metrics["run"]["dataset"]) for metrics in group):
                 alike = [metrics for metrics in group if metrics["run"]["dataset"] == dataset]
+                self._trade(dataset, alike)
                 self._structure(dataset, system, alike)
                 self._energy(dataset, system, alike)
                 self._motion(dataset, system, alike)
@@ -147,22 +154,26 @@ class Gallery:
             )
         )
 
-    def _trade(self, system: str, group: list[dict[str, Any]]) -> None:
-        trades = [trade for trade in map(trade_of, drawn_together(group)) if trade is not None]
-        if len(trades) < 2:
+    def _trade(self, dataset: str, alike: list[dict[str, Any]]) -> None:
+        runs = [metrics for metrics in drawn_together(alike) if trade_of(metrics, math.inf) is not None]
+        if len(runs) < 2:
             return
+        # Runs of several lengths over the time that all were watched.
+        horizon = horizon_ps(runs)
+        trades = [trade for metrics in runs if (trade := trade_of(metrics, horizon)) is not None]
         caption = (
-            "Right and down is better, a larger point survived more of its protocol. Ringed: no other run is as good in "
-            "all three and better in one. A point leads to its run. Speeds are of the machines the runs were made on."
+            f"Right and down is better, a larger point was stable for more of the first {horizon:g} ps, as long as all "
+            "survivors were watched. Ringed: no other run is as good in all three and better in one. A point leads to "
+            "its run. Speeds are of the machines the runs were made on."
         )
         links = {f"#{trade.anchor}": _trade_text(trade) for trade in trades if trade.anchor}
         self._add(
             draw.plot_pareto(trades, self.palette),
-            f"pareto-{_word(system)}",
+            f"pareto-{_word(dataset)}",
             "trade",
-            f"{title_of(system)}: force error, speed and stability",
+            f"{dataset}: force error, speed and stability",
             caption,
-            group,
+            alike,
             links=links,
         )
 
@@ -170,12 +181,13 @@ class Gallery:
         mains = [metrics for metrics in main_runs(group) if _value(metrics, "force_mae") is not None]
         for dataset in dict.fromkeys(str(metrics["run"]["dataset"]) for metrics in mains):
             alike = [metrics for metrics in mains if metrics["run"]["dataset"] == dataset]
+            every = [metrics for metrics in group if metrics["run"]["dataset"] == dataset]
             if len(alike) < 2:
                 continue
             alike.sort(key=lambda metrics: -float(_value(metrics, "force_mae") or 0.0))
             quantities = ["force_mae", *quantities_of(alike)[: 1 + MAX_PANELS]]
             panels = [
-                (axis_title(quantity), [bar_of(metrics, quantity) for metrics in alike])
+                (axis_title(quantity), [_comparable_bar(metrics, quantity, every) for metrics in alike])
                 for quantity in quantities
             ]
             self._add(
@@ -183,7 +195,8 @@ class Gallery:
                 f"head-to-head-{_word(dataset)}",
                 "force",
                 f"{dataset}: models side by side, the largest force error first",
-                "Bars with 95 % intervals; hatched: shorter than the protocol; an arrow: a lower bound. Diamonds: the paper.",
+                "Bars with 95 % intervals; hatched: shorter than the protocol; an arrow: a lower bound. Errors of observables "
+                "shrink with the length of a run, so they are of runs of one length. Diamonds: the paper.",
                 alike,
                 remakes="1" if dataset == "water-10k" else "3" if system in MD17 else "",
             )
@@ -191,16 +204,25 @@ class Gallery:
             return
         several = len({str(metrics["run"]["dataset"]) for metrics in mains}) > 1
         for quantity in quantities_of(mains):
-            bars = [bar_of(metrics, quantity, sized=several) for metrics in mains]
+            compared, length = mains, 0.0
+            if quantity != STABILITY:
+                compared, length = comparable_runs(group, quantity)
+            bars = [bar_of(metrics, quantity, sized=several) for metrics in compared]
             bars = [bar for bar in bars if bar.value is not None]
             printed = _printed_bars(mains, quantity, sized=several)
             if not bars or len(bars) + len(printed) < 2:
                 continue
             caption = "Filled: these runs, pale where shorter than the protocol; hollow: the paper. Bars: 95 % intervals."
-            caption += " An arrow: a lower bound." if quantity == STABILITY else ""
+            caption += (
+                " An arrow: a lower bound."
+                if quantity == STABILITY
+                else f" Errors shrink with the length of a run: these runs are all of {length:g} ps."
+            )
             caption += " The larger the point, the larger the training set." if several else ""
             self._add(
-                draw.plot_scatter(axis_title(quantity), bars, printed, self.palette),
+                draw.plot_scatter(
+                    axis_title(quantity), bars, printed, self.palette, _common_floor(compared, quantity)
+                ),
                 f"force-{quantity.lower()}-{_word(system)}",
                 "force",
                 f"{title_of(system)}: force MAE against {heading_of(quantity) or 'stability'}",
@@ -468,12 +490,33 @@ def _having(runs: Sequence[dict[str, Any]], observable: str) -> list[dict[str, A
     return [metrics for metrics in runs if draw.curves_of(metrics, observable)]
 
 
-def trade_of(metrics: dict[str, Any]) -> Trade | None:
-    """A run between accuracy, stability and speed; None where one of the three is unknown."""
+def _comparable_bar(metrics: dict[str, Any], quantity: str, every: Sequence[dict[str, Any]]) -> Bar:
+    """A number of a model, of the run that can be compared with other models' where its main run cannot."""
+    if quantity not in ("force_mae", STABILITY):
+        alike, _ = comparable_runs(every, quantity)
+        own = (*entry_of(metrics["run"]), seed_of(metrics["run"]))
+        known = {(*entry_of(other["run"]), seed_of(other["run"])): other for other in alike}
+        if own not in known:
+            return replace(bar_of(metrics, quantity), value=None, half_width=0.0, bound=False)
+        return replace(bar_of(known[own], quantity), label=draw.label_of(metrics))
+    return bar_of(metrics, quantity)
+
+
+def _common_floor(runs: Sequence[dict[str, Any]], quantity: str) -> float | None:
+    """The error of a perfect model in runs of this length, where all have the same."""
+    floors = {(results_of(metrics).get(quantity) or {}).get("floor") for metrics in runs}
+    floor = next(iter(floors), None)
+    return float(floor) if len(floors) == 1 and floor is not None else None
+
+
+def trade_of(metrics: dict[str, Any], horizon: float) -> Trade | None:
+    """A run between accuracy, stability until the horizon (ps) and speed; None where one of the three is unknown."""
     run = metrics["run"]
     force, speed = _value(metrics, "force_mae"), _value(metrics, "steps_per_second")
-    stable = _value(metrics, STABILITY)
-    if not force or not speed or stable is None or not run.get("architecture"):
+    if not force or not speed or not run["replicas"] or not run.get("architecture"):
+        return None
+    horizon = min(horizon, horizon_ps([metrics]))
+    if horizon <= 0:
         return None
     return Trade(
         label=draw.label_of(metrics),
@@ -481,16 +524,15 @@ def trade_of(metrics: dict[str, Any]) -> Trade | None:
         anchor=str(run.get("anchor") or ""),
         force_mae=force,
         steps_per_second=speed,
-        stable_share=min(stable / planned_length_ps(run), 1.0),
-        bound=survivors(run) > 0,
+        stable_share=min(stability_until(run, horizon).value_ps / horizon, 1.0),
+        horizon_ps=horizon,
     )
 
 
 def _trade_text(trade: Trade) -> str:
-    least = "at least " if trade.bound and trade.stable_share < 1 else ""
     return (
         f"{trade.label}: force MAE {trade.force_mae:.3g} meV/Å, {trade.steps_per_second:.3g} steps/s, "
-        f"stable for {least}{trade.stable_share:.0%} of the protocol"
+        f"stable for {trade.stable_share:.0%} of the first {trade.horizon_ps:g} ps"
     )
 
 
@@ -508,16 +550,16 @@ def timestep_series(alike: Sequence[dict[str, Any]]) -> list[tuple[str, str, lis
             continue
         of_model = found.setdefault(model_key(run), {})
         step = float(run["timestep_fs"])
-        if step not in of_model or simulated_ps(run) > simulated_ps(of_model[step]):
-            of_model[step] = run
+        if step not in of_model or simulated_ps(run) > simulated_ps(of_model[step]["run"]):
+            of_model[step] = metrics
     return [
         (
-            f"{_model_name(next(iter(runs.values())))}, first {horizon:g} ps",
+            f"{_model_name(next(iter(runs.values()))['run'])}, first {horizon:g} ps",
             model,
-            [_stability_at(step, runs[step], horizon) for step in sorted(runs)],
+            [_stability_at(step, runs[step]["run"], horizon) for step in sorted(runs)],
         )
         for model, runs in found.items()
-        if len(runs) > 1 and (horizon := _horizon(list(runs.values()))) > 0
+        if len(runs) > 1 and (horizon := horizon_ps(list(runs.values()))) > 0
     ]
 
 
@@ -526,23 +568,14 @@ def _model_name(run: dict[str, Any]) -> str:
     return known[0] if known else str(run["model"])
 
 
-def _horizon(runs: Sequence[dict[str, Any]]) -> float:
-    """The shortest time that any survivor was watched, or the longest run where there is none."""
-    watched = [r["stable_ps"] for run in runs for r in run["replicas"] if not r.get("broke")]
-    return float(min([*watched, max(float(run["length_ps"]) for run in runs)]))
-
-
 def _stability_at(step_fs: float, run: dict[str, Any], horizon: float) -> StabilityAt:
-    replicas = run["replicas"]
-    broke = [bool(replica.get("broke")) for replica in replicas]
-    times = [float(replica["stable_ps"]) for replica in replicas]
-    mean = restricted_mean(times, broke, horizon)
+    mean = stability_until(run, horizon)
     return StabilityAt(
         timestep_fs=step_fs,
         value_ps=mean.value_ps,
-        half_width_ps=half_width_95(mean.stderr_ps, len(replicas)),
+        half_width_ps=half_width_95(mean.stderr_ps, len(run["replicas"])),
         # Somebody is still stable at the horizon.
-        bound=max(times) >= horizon,
+        bound=max(float(replica["stable_ps"]) for replica in run["replicas"]) >= horizon,
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 from openmm_mlbench import __version__, paper
 from openmm_mlbench.errors import ReportError
 from openmm_mlbench.files import write_text
+from openmm_mlbench.metrics.rank_correlation import MIN_MODELS
 from openmm_mlbench.report.collection import (
     FULL,
     METRICS_FILE,
@@ -23,6 +25,7 @@ from openmm_mlbench.report.collection import (
     is_own_structure,
     main_runs,
     model_key,
+    own_protocol_runs,
     survivors,
 )
 from openmm_mlbench.report.comparisons import OURS, STABILITY, Ranking, heading_of, rankings
@@ -207,6 +210,8 @@ def render(collection: Collection, out: Path) -> tuple[str, list[Drawn], list[Pl
         summary=_summary(runs),
         glance=_glance(runs),
         verdicts=_verdicts(found),
+        too_few=_too_few(found),
+        min_models=MIN_MODELS,
         boards=boards,
         filters=_filters(runs, boards),
         swatches=_swatches(palette, runs, boards),
@@ -357,12 +362,18 @@ def _summary(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _glance(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each system who is most accurate, most stable, closest to the reference and fastest."""
+    """For each data set who is most accurate, most stable, closest to the reference and fastest."""
     found = []
-    for system in dict.fromkeys(map(system_of, runs)):
-        group = [metrics for metrics in runs if system_of(metrics) == system]
+    places = dict.fromkeys((system_of(metrics), str(metrics["run"]["dataset"])) for metrics in runs)
+    several = Counter(system for system, _ in places)
+    for system, dataset in places:
+        group = [
+            metrics
+            for metrics in runs
+            if system_of(metrics) == system and metrics["run"]["dataset"] == dataset
+        ]
         # Variants and controls stand in the leaderboards.
-        mains = main_runs(group)
+        own, mains = own_protocol_runs(group), main_runs(group)
         if not mains:
             continue
         full = [metrics for metrics in mains if completeness(metrics["run"]) == FULL]
@@ -378,17 +389,32 @@ def _glance(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         found.append(
             {
                 "system": system,
-                "title": title_of(system),
+                "title": title_of(system) + (f", {dataset}" if several[system] > 1 else ""),
                 "forces": _best(mains, "force_mae", "meV/Å", smallest=True),
                 "stable": _most_stable(full),
                 "error_heading": heading_of(error),
                 "error": _best(full, error, "", smallest=True) if error else None,
-                "fast": _best(mains, "steps_per_second", "steps/s", smallest=False),
+                # Speeds of several machines or platforms say nothing about models.
+                "fast": _best(own, "steps_per_second", "steps/s", smallest=False)
+                if len(set(map(_ran_on, own))) == 1
+                else None,
                 "n_full": len(full),
                 "n_runs": len(mains),
             }
         )
     return found
+
+
+def _ran_on(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """Platform, machine and what is known of its GPU."""
+    record = metrics["run"].get("provenance") or {}
+    properties = (record.get("platform") or {}).get("properties") or {}
+    host = record.get("host") or {}
+    return (
+        str(metrics["run"].get("platform")),
+        str(properties.get("DeviceName", "")),
+        *(str(host.get(name, "")) for name in ("machine", "system")),
+    )
 
 
 def _best(
@@ -427,8 +453,16 @@ def _most_stable(full: Sequence[dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def _verdicts(found: Sequence[Ranking]) -> list[Ranking]:
-    """What our runs say of the paper's first observation."""
-    return [one for one in found if one.source == OURS]
+    """What our runs say of the paper's first observation, where there are enough models to say something."""
+    return [one for one in found if one.source == OURS and len(one.points) >= MIN_MODELS]
+
+
+def _too_few(found: Sequence[Ranking]) -> list[str]:
+    """Data sets of which too few models were run for any number."""
+    enough = {one.dataset for one in _verdicts(found)}
+    return list(
+        dict.fromkeys(one.dataset for one in found if one.source == OURS and one.dataset not in enough)
+    )
 
 
 def _every_number(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -501,8 +535,18 @@ def _facts(run: dict[str, Any], record: dict[str, Any]) -> list[tuple[str, str]]
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Commit", record.get("git_commit")),
         ("Folder", run.get("folder")),
+        ("Campaign", _campaign_text(record)),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _campaign_text(record: dict[str, Any]) -> str | None:
+    campaign = record.get("campaign")
+    if not campaign:
+        return None
+    seed = "" if campaign.get("seed") is None else f", seed {campaign['seed']}"
+    named = f"{campaign.get('campaign')}: {campaign.get('model')} on {campaign.get('system')}{seed}"
+    return f"{named}; paths and commands are relative to its folder of results"
 
 
 def _files(folder: Path, out: Path, n_replicas: int) -> list[tuple[str, str]]:
@@ -598,6 +642,10 @@ def _folders(runs: Sequence[dict[str, Any]]) -> list[str]:
     return [metrics["run"].get("folder") or "run" for metrics in runs]
 
 
+def _is_gpu(run: dict[str, Any]) -> bool:
+    return run.get("platform") in ("CUDA", "HIP", "OpenCL")
+
+
 def _simulate_words(run: dict[str, Any]) -> list[str]:
     """The command line of one run, with every option that decides it."""
     record = run.get("provenance") or {}
@@ -609,8 +657,14 @@ def _simulate_words(run: dict[str, Any]) -> list[str]:
     words += ["--replicas", str(run.get("n_replicas") or len(run["replicas"]))]
     words += ["--length", f"{run['length_ps']:g}"]
     words += ["--platform", str(run["platform"])] if run.get("platform") else []
-    threads = ((record.get("platform") or {}).get("properties") or {}).get("Threads", "1")
+    platform, batching = record.get("platform") or {}, record.get("batching") or {}
+    precision, driver = platform.get("precision"), platform.get("driver")
+    words += ["--precision", str(precision)] if precision in ("single", "double") and _is_gpu(run) else []
+    words += ["--driver", str(driver)] if driver == "pythonforce" else []
+    threads = platform.get("threads") or (platform.get("properties") or {}).get("Threads", "1")
     words += ["--threads", str(threads)] if str(threads) != "1" else []
+    if batching:
+        words += ["--batch-replicas", "on" if batching.get("replicas") else "off"]
     words += ["--seed", str(run["seed"])] if run.get("seed") is not None else []
     bias = record.get("metadynamics") or {}
     words += ["--metadynamics", str(bias["backend"])] if bias.get("backend") else []

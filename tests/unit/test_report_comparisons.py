@@ -6,9 +6,10 @@ import pytest
 
 from openmm_mlbench.paper import MODELS
 from openmm_mlbench.report.collection import collect, drawn_together, main_runs
-from openmm_mlbench.report.comparisons import OURS, PAPER, rankings
+from openmm_mlbench.report.comparisons import OURS, PAPER, comparable_runs, horizon_ps, rankings
 from openmm_mlbench.report.figures import Trade, unbeaten
-from openmm_mlbench.report.gallery import missing_figures, timestep_series
+from openmm_mlbench.report.gallery import missing_figures, timestep_series, trade_of
+from openmm_mlbench.report.table import results_of
 from openmm_mlbench.results import METRICS_VERSION
 
 
@@ -104,6 +105,54 @@ def test_variants_do_not_count():
     assert [point.model for point in find(rankings(runs), "h_r_mae").points] == ["schnet"]
 
 
+def of_campaign(metrics, name, seed):
+    metrics["run"] |= {
+        "model": f"models/ethanol/{name}/seed-{seed}-abc.pt",
+        "provenance": {"campaign": {"campaign": "x", "model": name, "system": "ethanol", "seed": seed}},
+        "entry_label": name,
+    }
+    return metrics
+
+
+def test_seeds_are_one_model_with_their_spread():
+    runs = [
+        of_campaign(make_run("schnet", force, h_r, length=5.0 + stable, stable=stable), "short", seed)
+        for seed, (force, h_r, stable) in enumerate(((10.0, 0.1, 1.0), (12.0, 0.2, 3.0), (14.0, 0.3, 5.0)))
+    ]
+    for metrics in runs:
+        metrics["run"]["length_ps"] = 5.0
+    runs += [of_campaign(make_run("schnet", 9.0, 0.5, stable=4.0), "long", 0)]
+    found = rankings(runs)
+    for quantity, values in (("h_r_mae", (0.2, 0.5)), ("stability", (3.0, 4.0))):
+        points = {point.label: point for point in find(found, quantity).points}
+        assert set(points) == {"short, 3 seeds", "schnet"}
+        assert points["short, 3 seeds"].force_mae == pytest.approx(12.0)
+        assert points["short, 3 seeds"].force_stderr == pytest.approx(2.0 / 3**0.5)
+        assert points["short, 3 seeds"].value == pytest.approx(values[0])
+        # Another recipe of the same architecture is another model.
+        assert points["schnet"].value == values[1]
+
+
+def test_errors_of_observables_are_drawn_of_runs_of_one_length():
+    runs = [make_run("schnet", 10.0, 0.08, length=300.0), make_run("nequip", 5.0, 0.2)]
+    runs += [make_run("schnet", 10.0, 0.2, folder=" short"), make_run("dimenet", 6.0, 0.21)]
+    compared, length = comparable_runs(runs, "h_r_mae")
+    assert (length, len(compared)) == (5.0, 3)
+    assert {results_of(metrics)["h_r_mae"]["value"] for metrics in compared} == {0.2, 0.21}
+
+
+def test_the_trade_is_judged_over_the_time_that_all_were_watched():
+    runs = [make_run("schnet", 10.0, 0.1, length=300.0), make_run("nequip", 5.0, 0.1)]
+    runs.append(make_run("dimenet", 5.0, 0.1, length=300.0, stable=1.0))
+    for metrics in runs:
+        metrics["measurements"][0]["results"].append(
+            {"name": "steps_per_second", "value": 10.0, "stderr": None, "status": "ok"}
+        )
+    horizon = horizon_ps(runs)
+    assert horizon == 5.0
+    assert [trade_of(metrics, horizon).stable_share for metrics in runs] == [1.0, 1.0, 0.2]
+
+
 def test_time_steps_are_compared_over_the_same_time():
     runs = [
         make_run("schnet", 10.0, 0.1, length=300.0),
@@ -154,8 +203,8 @@ def test_figures_without_data_are_gaps_with_commands():
 
 
 def _runs_in(folder, wanted):
-    """metrics.json files of (model, protocol, ps) and the runs that a report finds in them."""
-    for number, (model, protocol, length_ps) in enumerate(wanted):
+    """metrics.json files of (model, protocol, ps[, campaign]) and the runs that a report finds in them."""
+    for number, (model, protocol, length_ps, *campaign) in enumerate(wanted):
         run = {
             "model": model,
             "architecture": "schnet",
@@ -165,6 +214,9 @@ def _runs_in(folder, wanted):
             "length_ps": length_ps,
             "threshold_A": 0.5,
             "replicas": 2 * [{"time_ps": length_ps}],
+            "provenance": {"campaign": dict(zip(("model", "seed"), campaign, strict=True))}
+            if campaign
+            else {},
         }
         place = folder / str(number)
         place.mkdir()
@@ -192,6 +244,21 @@ def test_runs_of_one_model_are_told_apart_by_what_differs(tmp_path):
         "mine.pt",
         f"other.pt ({tmp_path / '4'})",
         f"other.pt ({tmp_path / '5'})",
+    ]
+
+
+def test_models_of_a_campaign_have_the_names_that_it_gives_them(tmp_path):
+    wanted = [
+        ("models/ethanol/schnet/seed-0-a.pt", "ethanol", 5.0, "schnet", 0),
+        ("models/ethanol/schnet/seed-1-b.pt", "ethanol", 5.0, "schnet", 1),
+        ("models/ethanol/long/seed-0-c.pt", "ethanol", 5.0, "long", 0),
+        ("models/ethanol/long/seed-0-c.pt", "ethanol-nve", 5.0, "long", 0),
+    ]
+    assert [metrics["run"]["label"] for metrics in _runs_in(tmp_path, wanted)] == [
+        "SchNet, seed 0",
+        "SchNet, seed 1",
+        "SchNet, long",
+        "SchNet, long, nve",
     ]
 
 
