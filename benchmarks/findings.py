@@ -199,6 +199,8 @@ def differences_table(runs: Runs, page: Path) -> str:
             censored = result["status"] == "censored"
             if short and name == STABILITY and censored:
                 said = "ours is cut off"
+                if apart is not None and apart > DIFFER and result["value"] > other.value:
+                    said += f", and already longer by {apart:.1f} standard errors"
             elif short and name != STABILITY and not name.startswith(OF_FRAMES):
                 said = "not compared: errors shrink with the length"
             elif apart is None:

@@ -82,6 +82,11 @@ def test_only_what_is_cut_off_is_not_compared(findings, runs):
     assert (cut["SchNet, lips"], cut["DeepPot-SE, lips"]) == (True, False)
     broken = next(line for line in lines if line.startswith("| SchNet, water-1k"))
     assert "6.9 standard errors, differs" in broken
+    # A bound above the paper's mean says something, one below it nothing.
+    longer = next(line for line in lines if line.startswith("| DimeNet, 2 \N{MULTIPLICATION SIGN} 100 ps"))
+    assert "ours is cut off, and already longer by" in longer
+    shorter = next(line for line in lines if line.startswith("| GemNet-T"))
+    assert "ours is cut off |" in shorter
 
 
 def test_the_papers_table_has_all_its_numbers(findings):
