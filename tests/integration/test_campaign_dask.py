@@ -191,7 +191,9 @@ SBATCH = """\
 # As SLURM's, for one job at a time: runs the script in the background and says its number.
 for script; do :; done
 echo x >> {folder}/submitted
-setsid bash "$script" > {folder}/log 2>&1 < /dev/null &
+# Who submitted it removes the script as soon as it was accepted.
+cp "$script" {folder}/script
+setsid bash {folder}/script > {folder}/log 2>&1 < /dev/null &
 echo $! > {folder}/pid
 echo Submitted batch job $(wc -l < {folder}/submitted)
 """
