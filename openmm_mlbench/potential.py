@@ -27,6 +27,7 @@ from openmm_mlbench.forces.copies import Copies, Evaluate
 from openmm_mlbench.forces.drivers import FIXED_LISTS, Engine, choose_driver, make_force, uses_cuda_graphs
 from openmm_mlbench.forces.platforms import prepare_platforms
 from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT
+from openmm_mlbench.models.registry import ARCHITECTURES
 from openmm_mlbench.units import NM_PER_ANGSTROM
 
 if TYPE_CHECKING:
@@ -112,13 +113,13 @@ class Potential:
             atomic_numbers: (n_selected,), in order.
             atoms: places of the selected atoms in the System, or None for all.
             periodic: whether box vectors will be given.
-            evaluation: ``ahead-of-time`` (no autograd at run time; small molecules in open
+            evaluation: ``ahead-of-time`` (all pairs, no autograd at run time; up to 50 atoms in open
                 space), ``fixed-shapes`` (the same for boxes and large molecules, with lists of fixed length that suit
                 ``positions_nm``), ``autograd`` (pairs are searched and gradients taken at each call), or
-                ``auto``: the first where it serves; else, with positions and where there is a GPU, a
-                module that has fixed shapes there and searches on a processor; else the third.  On a processor
-                SchNet, DeepPot-SE and, where pairs are searched, NequIP run as ``analytic``: gradients by
-                hand, the former two's radial networks from tables.
+                ``auto``: the first for as few atoms as the network's ``all_pairs_up_to``; else the third, and where there
+                is a GPU a module with two forms, which does this on a processor and on a GPU the first or, with
+                positions, the second.  On a processor SchNet, DeepPot-SE and, where pairs are searched, NequIP
+                run as ``analytic``: gradients by hand, the former two's radial networks from tables.
             positions_nm: (n_selected, 3), an ordinary configuration in the box.
             box_nm: (3, 3), its box.
         """
@@ -139,13 +140,22 @@ class Potential:
                 f"ahead-of-time evaluation serves 2 to {ALL_PAIRS_LIMIT} atoms without a periodic box, got "
                 f"{len(numbers)} atoms{' in a box' if periodic else ''}; use evaluation='autograd'"
             )
-        if static and evaluation in ("auto", "ahead-of-time", "analytic"):
+        few = static and self._few(len(numbers))
+        if evaluation == "ahead-of-time" or (few and evaluation in ("auto", "analytic")):
             return self._specialised(numbers, places, evaluation)
-        fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
+        if static and evaluation == "auto":
+            on_gpu = self.device != "cpu"
+            fixed = self._specialised(numbers, places, "ahead-of-time") if on_gpu else None
+        else:
+            fixed = self._fixed_shapes(numbers, places, evaluation, positions_nm, box_nm)
         if fixed is not None and evaluation == "fixed-shapes":
             return fixed
         searched = self._searched(numbers, places, evaluation)
         return searched if fixed is None else both_forms(fixed, searched, periodic=periodic)
+
+    def _few(self, n_atoms: int) -> bool:
+        """Whether a processor compares all atoms of a molecule with all."""
+        return n_atoms <= ARCHITECTURES[self.card.model].all_pairs_up_to
 
     def _specialised(
         self, numbers: torch.Tensor, atoms: torch.Tensor, evaluation: str
@@ -212,11 +222,11 @@ class Potential:
         self, atomic_numbers: Sequence[int], atoms: Sequence[int] | None, *, periodic: bool
     ) -> tuple[Any, str]:
         """Machine code for a PythonForce and how it came about, or None and why there is none."""
-        if self.card.origin is not None or periodic or not 1 < len(atomic_numbers) <= ALL_PAIRS_LIMIT:
-            return (
-                None,
-                "" if self.card.origin is not None else "not compiled: its pair list has no fixed length",
-            )
+        if self.card.origin is not None:
+            return None, ""
+        limit = ALL_PAIRS_LIMIT if self.device != "cpu" else ARCHITECTURES[self.card.model].compiled_up_to
+        if periodic or not 1 < len(atomic_numbers) <= limit:
+            return None, "not compiled: its pair list has no fixed length"
         self._check_species(atomic_numbers)
         numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)
         places = torch.tensor([] if atoms is None else list(atoms), dtype=torch.long)
@@ -406,7 +416,8 @@ class Potential:
         n_atoms = len(atomic_numbers)
         masses = torch.tensor([system.getParticleMass(i)._value for i in range(n_atoms)])  # noqa: SLF001
         static = not periodic and 1 < n_atoms <= ALL_PAIRS_LIMIT
-        if self.card.origin is not None or not (static or self.device == "cuda"):
+        few = self.card.origin is None and static and self._few(n_atoms)
+        if self.card.origin is not None or (self.device == "cpu" and not few):
             # Somebody else's module takes one at a time; and large ones gain nothing together on a processor.
             one = self.module(atomic_numbers, periodic=periodic)
             net_force = not self.card.claims.zero_net_force

@@ -21,6 +21,9 @@ from openmm_mlbench.models.neighbours import (
 )
 from openmm_mlbench.units import ANGSTROM_PER_NM, KJMOL_NM_PER_EV_ANGSTROM, KJMOL_PER_EV
 
+# Up to this many atoms a list of all pairs costs a processor no more than a search for those within the cutoff.
+FEW_ATOMS = 12
+
 
 class ExportedModel(nn.Module):
     """A force field as OpenMM evaluates it; TorchScript-safe.
@@ -59,6 +62,7 @@ class ExportedModel(nn.Module):
         self.kjmol_per_ev = KJMOL_PER_EV
         self.force_factor = KJMOL_NM_PER_EV_ANGSTROM
         self.all_pairs_limit = ALL_PAIRS_LIMIT
+        self.few_atoms = FEW_ATOMS
 
     def pairs(self, positions: Tensor, box_vectors: Tensor | None) -> tuple[Tensor, Tensor]:
         """Pair list of positions (n_atoms, 3) in A; see :mod:`openmm_mlbench.models.neighbours`."""
@@ -66,7 +70,8 @@ class ExportedModel(nn.Module):
             return periodic_pairs(
                 positions, box_vectors.to(positions.dtype) * self.angstrom_per_nm, self.cutoff
             )
-        if positions.size(0) <= self.all_pairs_limit:
+        limit = self.all_pairs_limit if positions.is_cuda else self.few_atoms
+        if positions.size(0) <= limit:
             index = all_pairs(positions.size(0), positions.device)
             return index, positions[index[1]] - positions[index[0]]
         return open_pairs(positions, self.cutoff)

@@ -121,6 +121,8 @@ class DimeNet(Network):
 
     publication = "Gasteiger et al., ICLR 2020"
     heaviest = 94
+    all_pairs_up_to = 24
+    compiled_up_to = 24
 
     frequencies: Tensor
     norms: Tensor

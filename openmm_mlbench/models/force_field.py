@@ -86,7 +86,8 @@ class PairBatch:
         self.topology = topology
 
 
-# Above this many atoms the static list of all pairs costs more than a search.
+# Up to this many atoms a GPU takes the static list of all pairs, for which it waits for nobody; a processor
+# stops earlier, see Network.all_pairs_up_to.
 ALL_PAIRS_LIMIT = 50
 
 
@@ -101,11 +102,15 @@ class Batcher:
         self.force_field = force_field
         self._static: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
+    def takes_all_pairs(self, n_atoms: int, cells: Tensor | None) -> bool:
+        """Whether all frames have one list, that of all pairs."""
+        return cells is None and n_atoms <= self.force_field.network.all_pairs_up_to
+
     def __call__(self, positions: Tensor, cells: Tensor | None) -> PairBatch:
         """Pairs of positions (n_frames, n_atoms, 3) A in cells (n_frames, 3, 3) A or open space."""
         n_frames, n_atoms = positions.shape[:2]
         network = self.force_field.network
-        if cells is None and n_atoms <= ALL_PAIRS_LIMIT:
+        if self.takes_all_pairs(n_atoms, cells):
             if n_frames not in self._static:
                 pairs = all_pairs(n_atoms, positions.device)
                 offsets = n_atoms * torch.arange(n_frames, device=positions.device)

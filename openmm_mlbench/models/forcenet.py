@@ -135,6 +135,8 @@ class ForceNet(Network):
     publication = "Hu et al., arXiv 2021"
     heaviest = 53
     direct = True
+    all_pairs_up_to = 18
+    compiled_up_to = 18
     rotation = False
     parity = False
 

@@ -297,6 +297,8 @@ class NequIP(Network):
     """
 
     publication = "Batzner et al., Nat. Commun. 2022"
+    all_pairs_up_to = 12
+    compiled_up_to = 20
     lookup: Tensor
     neighbours: Tensor
     harmonics: Tensor

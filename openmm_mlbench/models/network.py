@@ -19,6 +19,9 @@ class Network(nn.Module, ABC):
         rotation: energies invariant and forces equivariant under rotation, by construction.
         parity: the same under inversion.
         heaviest: largest atomic number that it has weights for.
+        all_pairs_up_to: atoms of a molecule up to which a processor compares all with all, in a graph that never
+            changes; above, a list of the pairs within the cutoff is faster (measured at the paper's sizes, docs/speed.md).
+        compiled_up_to: the same of compiled code, beside that list.
         publication: the architecture's article, in a few words.
     """
 
@@ -27,6 +30,8 @@ class Network(nn.Module, ABC):
     rotation: ClassVar[bool] = True
     parity: ClassVar[bool] = True
     heaviest: ClassVar[int] = 118
+    all_pairs_up_to: ClassVar[int] = 12
+    compiled_up_to: ClassVar[int] = 12
     publication: ClassVar[str] = ""
 
     @abstractmethod

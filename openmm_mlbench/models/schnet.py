@@ -38,6 +38,8 @@ class SchNet(Network):
 
     publication = "Schuett et al., NeurIPS 2017"
     heaviest = 99
+    all_pairs_up_to = 28
+    compiled_up_to = 15
     centres: Tensor
 
     def __init__(

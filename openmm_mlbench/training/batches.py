@@ -8,7 +8,7 @@ from torch import Tensor
 
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import TrainingError
-from openmm_mlbench.models.force_field import ALL_PAIRS_LIMIT, Batcher, ForceField, PairBatch
+from openmm_mlbench.models.force_field import Batcher, ForceField, PairBatch
 from openmm_mlbench.models.neighbours import open_pairs, periodic_pairs
 
 # Of the memory of a training device that pair lists may take.
@@ -72,8 +72,8 @@ class FrameBatches:
         self.kept_bytes = 0
         self._lists: dict[int, tuple[Tensor, Tensor]] = {}
         # Small molecules have one list for all frames: that of all pairs.
-        n_atoms = data.positions.size(1)
-        self._all_pairs = Batcher(force_field) if data.cells is None and n_atoms <= ALL_PAIRS_LIMIT else None
+        batcher = Batcher(force_field)
+        self._all_pairs = batcher if batcher.takes_all_pairs(data.positions.size(1), data.cells) else None
 
     @property
     def n_kept(self) -> int:

@@ -308,11 +308,12 @@ def test_an_atom_of_a_molecule_leaves_the_reach_of_another(model, cell):
 
 
 def test_molecules_far_apart_add_up(model, positions):
-    """Two on the static pair list, six on the searched one."""
+    """One beside itself on a searched list, as six are, on a GPU too; the single one on the static list."""
     single = model(positions)
     for copies in (2, 6):
         offsets = torch.arange(copies, dtype=torch.float64).view(-1, 1, 1) * torch.tensor([3.0, 0.0, 0.0])
         many = (positions.unsqueeze(0) + offsets).reshape(-1, 3)
+        assert len(positions) <= model.few_atoms < len(many)
         assert (len(many) > model.all_pairs_limit) == (copies == 6)
         energy, forces = with_atoms(model, model.atomic_numbers.repeat(copies), many)
         assert_same(model, (energy / copies, forces[:9]), single)
