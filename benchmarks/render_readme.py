@@ -160,6 +160,7 @@ TABLES: dict[str, Callable[[Record], str]] = {
     "speed-peers": render_speed.peers_table,
     "speed-profile": render_speed.profile_table,
     "scaling": render_speed.scaling_table,
+    "all-pairs": render_speed.all_pairs_table,
     "peers": peers_table,
     "learning": learning_table,
 }
@@ -171,6 +172,7 @@ FILES = {
     "speed-targets": "speed",
     "speed-peers": "peers_speed",
     "speed-profile": "profile",
+    "all-pairs": "all_pairs",
 }
 
 

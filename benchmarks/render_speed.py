@@ -246,6 +246,30 @@ def profile_table(record: Record) -> str:
     return table(heads, rows, left=2)
 
 
+def all_pairs_table(record: Record) -> str:
+    """Milliseconds with all pairs / with those within the cutoff, of molecules of more and more atoms."""
+    first = record["networks"][0]["molecules"]
+    rows = [
+        [
+            f"`{network['model']}`",
+            f"{network['all_pairs_up_to']}",
+            *(
+                " / ".join(milliseconds(one["us"][form]) for form in ("all pairs", "within the cutoff"))
+                for one in network["molecules"]
+            ),
+        ]
+        for network in record["networks"]
+    ]
+    heads = ["Network", "All pairs up to", *(f"{one['molecule']} ({one['n_atoms']})" for one in first)]
+    return table(heads, rows)
+
+
+def milliseconds(us_per_call: float) -> str:
+    """Three digits."""
+    value = us_per_call / 1000.0
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
 def scaling_table(record: Record) -> str:
     """Growth of time and memory with the number of atoms of water."""
     rows = [

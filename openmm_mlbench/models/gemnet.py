@@ -464,7 +464,7 @@ class GemNetT(_GemNet):
     """
 
     all_pairs_up_to = 24
-    compiled_up_to = 24
+    compiled_up_to = 28
 
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Energies (n_atoms,) in the network's unit.
@@ -486,7 +486,7 @@ class GemNetDT(_GemNet):
 
     direct = True
     all_pairs_up_to = 20
-    compiled_up_to = 20
+    compiled_up_to = 24
 
     def energies_and_forces(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,) and forces (n_atoms, 3) in the network's unit, per A.

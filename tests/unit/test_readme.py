@@ -125,10 +125,15 @@ def test_other_packages_profiles_and_growth_are_tables(tmp_path):
             "systems": {"schnet": {"n_atoms": [192, 1536], "exponent": 1.2, "memory_exponent_from_768": 1.0}}
         },
     }
+    molecules = [
+        {"molecule": name, "n_atoms": n, "us": {"all pairs": 5e3 * n, "within the cutoff": 7e3 * n}}
+        for name, n in (("C3H8", 11), ("C16H34", 50))
+    ]
+    files["all-pairs"] = {"networks": [{"model": "nequip", "all_pairs_up_to": 12, "molecules": molecules}]}
     for name, record in files.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({**origin, **record}))
+        (tmp_path / f"{name.replace('-', '_')}.json").write_text(json.dumps({**origin, **record}))
     page = tmp_path / "speed.md"
-    names = ("speed-peers", "speed-profile", "scaling")
+    names = ("speed-peers", "speed-profile", "scaling", "all-pairs")
     page.write_text("".join(f"<!-- table: {name} -->\n<!-- /table -->\n" for name in names))
     assert render("--pages", page, "--results", tmp_path).returncode == 0
     rows = page.read_text().splitlines()
@@ -136,6 +141,8 @@ def test_other_packages_profiles_and_growth_are_tables(tmp_path):
     assert any(row.startswith("| `dimenet` |") and row.endswith("| knows no cells |") for row in rows)
     assert "| `schnet` | ethanol | 212 | 190 | mm 25 % (40) |" in rows
     assert "| `schnet` | 192 to 1,536 | 1.20 | **no** | 1.00 |" in rows
+    assert "| Network | All pairs up to | C3H8 (11) | C16H34 (50) |" in rows
+    assert "| `nequip` | 12 | 55.0 / 77.0 | 250 / 350 |" in rows
 
 
 PEERS = {
