@@ -32,11 +32,11 @@ def alkane(n_carbons):
         side = 1.0 if k % 2 else -1.0
         carbon = np.array([1.27 * k, 0.43 * side, 0.0])
         numbers += [6, 1, 1]
-        places += [carbon, carbon + [0.0, 0.63 * side, 0.89], carbon + [0.0, 0.63 * side, -0.89]]
+        places += [carbon + np.array([0.0, 0.63 * side * (z != 0.0), z]) for z in (0.0, 0.89, -0.89)]
     for end, outwards in ((0, -1.0), (n_carbons - 1, 1.0)):
         side = 1.0 if end % 2 else -1.0
         numbers.append(1)
-        places.append(places[3 * end] + [0.89 * outwards, -0.63 * side, 0.0])
+        places.append(places[3 * end] + np.array([0.89 * outwards, -0.63 * side, 0.0]))
     return numbers, np.array(places)
 
 

@@ -214,8 +214,12 @@ class Potential:
         model = self.archive.load_eager()
         model.atomic_numbers, model.atoms = numbers, atoms
         positions = torch.as_tensor(positions_nm)
+        if box_nm is None and len(numbers) < 2:
+            if evaluation == "fixed-shapes":
+                raise PotentialError("a single atom has no neighbours to list; use evaluation='auto'")
+            return None
         if box_nm is None:
-            return specialise_open(model, positions) if len(numbers) > 1 else None
+            return specialise_open(model, positions)
         return specialise_periodic(model, positions, torch.as_tensor(box_nm), shrink=_SHRINK)
 
     def _compiled(
@@ -226,6 +230,9 @@ class Potential:
             return None, ""
         limit = ALL_PAIRS_LIMIT if self.device != "cpu" else ARCHITECTURES[self.card.model].compiled_up_to
         if periodic or not 1 < len(atomic_numbers) <= limit:
+            n_atoms = len(atomic_numbers)
+            if not periodic and n_atoms > 1 and self._few(n_atoms):
+                return None, f"not compiled: above {limit} atoms its tables are faster"
             return None, "not compiled: its pair list has no fixed length"
         self._check_species(atomic_numbers)
         numbers = torch.tensor(list(atomic_numbers), dtype=torch.long)

@@ -125,9 +125,14 @@ def _attempt(task: Task, lease: Lease) -> Outcome:
         return Outcome(state=DONE, record=former.as_json())
     former = _with_predecessor(ledger, task, former, lease)
     result, state, reason, retry = None, DONE, "", False
+
+    def tell(**told: Any) -> None:
+        # The lease keeps its name when the job becomes another one, by a new recipe for example.
+        lease.told = {"identity": task.identity, **told}
+
     try:
         _wait_for_files(task)
-        result = WORK[task.kind](task, former, lambda **told: setattr(lease, "told", told))
+        result = WORK[task.kind](task, former, tell)
     except Stopped:
         state, reason = STOPPED, _STOPPED
     except MLBenchError as error:

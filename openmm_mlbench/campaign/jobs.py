@@ -217,6 +217,16 @@ class _Place:
         self.gpus = gpus
         self._frames_at_hand: dict[str, str] = {}
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether its data set is one of the official files."""
+        if self.data:
+            return False
+        try:
+            return find_dataset(self.dataset).fetched_from is not None
+        except DataError:
+            return False
+
     def frames_at_hand(self, model: Mapping[str, Any]) -> str:
         """What the runs of a finished model may start from and are compared with: the digest of the file, or ``absent``.
 
@@ -246,11 +256,20 @@ def _cell_jobs(
     source = _source(campaign, entry, place)
     if source is None:
         return
+    # In tables and figures; what was trained for one entry alone is another model.
+    called = {"model": model_name}
     named = f"{model_name}/seed-{seed or 0}"
     if source:
         model: dict[str, Any] = source
-        frames = {"frames": place.frames_at_hand(source)}
         needs: tuple[str, ...] = ()
+        frames: dict[str, str] = {}
+        if campaign.fetch and place.is_fetched:
+            # What another model of the campaign fetches would come in the middle of the runs.
+            data = _data_job(campaign, place, place.data_name)
+            yield data
+            needs = (data.key,)
+        else:
+            frames = {"frames": place.frames_at_hand(source)}
         checked = f"{place.data_name}/{model_name}"
     else:
         training = merged(place.train, entry.train)
@@ -262,6 +281,8 @@ def _cell_jobs(
         # Known by the training.
         frames = {}
         model, needs, checked = {}, (making[-1].key,), f"{where}/{named}"
+        if own:
+            called["model"] += f"@{place.name}"
     if campaign.check and "reference_potential" not in model:
         check = Job(
             key=f"check/{checked}",
@@ -273,7 +294,6 @@ def _cell_jobs(
         )
         yield check
         needs = (*needs, check.key)
-    called = {"model": model_name}
     name = f"{place.name}/{named}"
     runs = list(_simulation_jobs(campaign, place, model, frames, needs, name, seed, called))
     yield from runs
@@ -312,18 +332,22 @@ def _source(campaign: Campaign, entry: ModelEntry, place: _Place) -> dict[str, A
     return {"archive": name, "archive_sha256": archive.sha256}
 
 
+def _data_job(campaign: Campaign, place: _Place, where: str) -> Job:
+    return Job(
+        key=f"data/{where}",
+        kind="data",
+        settings={"dataset": place.dataset, "data": place.data},
+        how={"fetch": campaign.fetch},
+    )
+
+
 def _training_jobs(
     campaign: Campaign, entry: ModelEntry, place: _Place, options: Training, where: str, named: str, seed: int
 ) -> Iterator[Job]:
     from openmm_mlbench.training.recipe_files import recipe_for
     from openmm_mlbench.training.start import size_in_name
 
-    data = Job(
-        key=f"data/{where}",
-        kind="data",
-        settings={"dataset": place.dataset, "data": place.data},
-        how={"fetch": campaign.fetch},
-    )
+    data = _data_job(campaign, place, where)
     yield data
     recipe_name = options.recipe
     if recipe_name.lower().endswith((".yaml", ".yml", ".json")):

@@ -28,7 +28,7 @@ from openmm_mlbench.files import read_json, write_json
 DEFAULT_TTL_S = 60.0
 _RENEWALS_PER_TTL = 6
 # A successor watches longer than a holder can live without renewing.
-_MARGIN = 1.5
+SILENCE = 1.5
 _POLL_S = 0.1
 # Exit code of a process that finds its lease in other hands.
 EXIT_LOST = 75
@@ -189,7 +189,7 @@ class Lease:
                 seen = holder
             else:
                 lives = False
-            if not holder.process.is_here() and now - changed > _MARGIN * holder.ttl_s:
+            if not holder.process.is_here() and now - changed > SILENCE * holder.ttl_s:
                 if self._take(generation + 1):
                     self.predecessor = holder
                     return self

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from openmm_mlbench.campaign.jobs import KINDS, Job, Matrix, digests_before, identify
-from openmm_mlbench.campaign.lease import Holder, latest
+from openmm_mlbench.campaign.lease import SILENCE, Holder, latest
 from openmm_mlbench.campaign.ledger import DONE, FAILED, STOPPED, Attempt, Ledger, Record
 from openmm_mlbench.campaign.task import (
     BUSY,
@@ -135,6 +135,8 @@ class Schedule:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.root)
         self._note = ""
+        # Last sign of life of holders elsewhere, and when it was first seen.
+        self._signs: dict[str, tuple[tuple[str, int], float]] = {}
         self.states = {key: JobState() for key in self.matrix.jobs}
 
     def survey(self) -> None:
@@ -150,8 +152,9 @@ class Schedule:
             if stopped.is_set() and not stopping:
                 stopping = True
                 self.ask_to_stop()
+            if stopping:
                 self._withdraw(backend)
-            if not stopping:
+            else:
                 self._submit(backend)
             running = any(state.state == RUNNING for state in self.states.values())
             ready = any(state.state == READY for state in self.states.values())
@@ -171,7 +174,7 @@ class Schedule:
         (self.root / LEASES / STOP_FILE).touch()
 
     def _withdraw(self, backend: Backend) -> None:
-        """Jobs that were given away and not begun need not be waited for."""
+        """Jobs that were given away and that nobody is at work on need not be waited for."""
         waiting = [
             key for key, state in self.states.items() if state.state == RUNNING and not self.is_begun(key)
         ]
@@ -329,14 +332,24 @@ class Schedule:
         return {} if holder is None or holder.released else holder.told
 
     def is_begun(self, key: str) -> bool:
-        """Whether a process holds the job's lease."""
+        """Whether a process holds the job's lease and, as far as can be seen, lives."""
         holder = self._holder(key)
-        return holder is not None and not holder.released
+        if holder is None or holder.released:
+            return False
+        if holder.process.is_here():
+            return not holder.process.is_gone()
+        # Elsewhere only silence tells.
+        sign, now = (holder.owner, holder.beat), time.monotonic()
+        if self._signs.get(key, (None, 0.0))[0] != sign:
+            self._signs[key] = (sign, now)
+        return now - self._signs[key][1] <= SILENCE * holder.ttl_s
 
     def _done_by(self, key: str) -> float:
-        """How far the last try came, whether it has ended in order or not."""
+        """How far the last try of this very job came, whether it has ended in order or not."""
         holder = self._holder(key)
-        return 0.0 if holder is None else float(holder.told.get("done") or 0.0)
+        if holder is None or holder.told.get("identity") != self.states[key].identity:
+            return 0.0
+        return float(holder.told.get("done") or 0.0)
 
     def _holder(self, key: str) -> Holder | None:
         try:

@@ -102,15 +102,16 @@ class Batcher:
         self.force_field = force_field
         self._static: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
-    def takes_all_pairs(self, n_atoms: int, cells: Tensor | None) -> bool:
-        """Whether all frames have one list, that of all pairs."""
-        return cells is None and n_atoms <= self.force_field.network.all_pairs_up_to
+    def takes_all_pairs(self, positions: Tensor, cells: Tensor | None) -> bool:
+        """Whether all frames (n_frames, n_atoms, 3) have one list, that of all pairs."""
+        limit = ALL_PAIRS_LIMIT if positions.is_cuda else self.force_field.network.all_pairs_up_to
+        return cells is None and positions.size(1) <= limit
 
     def __call__(self, positions: Tensor, cells: Tensor | None) -> PairBatch:
         """Pairs of positions (n_frames, n_atoms, 3) A in cells (n_frames, 3, 3) A or open space."""
         n_frames, n_atoms = positions.shape[:2]
         network = self.force_field.network
-        if self.takes_all_pairs(n_atoms, cells):
+        if self.takes_all_pairs(positions, cells):
             if n_frames not in self._static:
                 pairs = all_pairs(n_atoms, positions.device)
                 offsets = n_atoms * torch.arange(n_frames, device=positions.device)

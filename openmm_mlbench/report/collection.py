@@ -204,7 +204,9 @@ def seed_of(run: dict[str, Any]) -> int | None:
 
 def entry_of(run: dict[str, Any]) -> tuple[str, str]:
     """Data set and model, by which runs are of one thing: seeds of a campaign's model are."""
-    return str(run["dataset"]), str(_campaign(run).get("model") or run["model"])
+    campaign = _campaign(run)
+    of_campaign = f"{campaign.get('campaign')}/{campaign['model']}" if campaign.get("model") else ""
+    return str(run["dataset"]), of_campaign or str(run["model"])
 
 
 def _variant_word(run: dict[str, Any]) -> str:

@@ -406,14 +406,14 @@ def _glance(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ran_on(metrics: dict[str, Any]) -> tuple[str, ...]:
-    """Platform, machine and what is known of its GPU."""
+    """Platform, machine, and what is known of its GPU and processor."""
     record = metrics["run"].get("provenance") or {}
     properties = (record.get("platform") or {}).get("properties") or {}
     host = record.get("host") or {}
     return (
         str(metrics["run"].get("platform")),
         str(properties.get("DeviceName", "")),
-        *(str(host.get(name, "")) for name in ("machine", "system")),
+        *(str(host.get(name, "")) for name in ("machine", "system", "processor")),
     )
 
 

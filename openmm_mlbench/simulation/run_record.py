@@ -18,6 +18,7 @@ import openmm_mlbench
 from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.errors import ProtocolError, SimulationError
 from openmm_mlbench.files import atomic_path, sha256_file, write_json
+from openmm_mlbench.hardware import processor_name
 from openmm_mlbench.protocol import Protocol
 from openmm_mlbench.protocol_xml import simulation_sha256
 from openmm_mlbench.simulation.metadynamics.bias import BiasPlan
@@ -197,7 +198,7 @@ def _run_record(plan: Plan) -> dict[str, Any]:
         "campaign": plan.campaign,
         "versions": _versions(),
         "git_commit": _git_commit(),
-        "host": {"machine": host.machine(), "system": host.platform()},
+        "host": {"machine": host.machine(), "system": host.platform(), "processor": processor_name()},
     }
     record["sessions"] = [_session(record)]
     return record

@@ -110,9 +110,7 @@ class SharedContext:
         self.live = list(live)
         self.integrator = thermostats(self.protocol, [self.places[copy] for copy in live], seed)
         self.context = create_context(self.copies.system, self.integrator, self.platform)
-        if isinstance(self.integrator, openmm.NoseHooverIntegrator):
-            for chain in range(len(live)):
-                self.integrator.getThermostat(chain).setNumDegreesOfFreedom(3 * self.n_atoms - 3)
+        self._count_degrees_of_freedom()
         self.drifts = isinstance(self.integrator, openmm.LangevinMiddleIntegrator)
         self.lag_ps = velocity_lag_ps(self.integrator)
         self.properties = context_properties(self.context)
@@ -121,9 +119,19 @@ class SharedContext:
         except openmm.OpenMMException as error:
             if not drop_cuda_graphs(self.context, error):
                 raise
+            # A Context that was made anew has counted them by itself.
+            self._count_degrees_of_freedom()
             energies = self._warm_up()
         self._note_centres()
         return energies
+
+    def _count_degrees_of_freedom(self) -> None:
+        """Of each replica's thermostat: without the motion of its centre of mass."""
+        import openmm
+
+        if isinstance(self.integrator, openmm.NoseHooverIntegrator):
+            for chain in range(len(self.live)):
+                self.integrator.getThermostat(chain).setNumDegreesOfFreedom(3 * self.n_atoms - 3)
 
     def _warm_up(self) -> NDArray[np.float64]:
         """Discarded force calls on the start frames; their energies, kJ/mol."""

@@ -298,8 +298,6 @@ def call_window(module: torch.jit.ScriptModule, arguments: list[Tensor]) -> Wind
 
 
 def _positions_for(function: Callable[..., Any], case: Case) -> dict[str, Any]:
-    """The start state in a box, by the names that the function has for it: fixed shapes are made from one."""
-    if case.box_nm is None:
-        return {}
+    """The start state, by the names that the function has for it: fixed shapes are made from one."""
     start = {"positions": case.positions_nm, "positions_nm": case.positions_nm, "box_nm": case.box_nm}
     return {name: start[name] for name in inspect.signature(function).parameters if name in start}

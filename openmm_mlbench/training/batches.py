@@ -73,7 +73,7 @@ class FrameBatches:
         self._lists: dict[int, tuple[Tensor, Tensor]] = {}
         # Small molecules have one list for all frames: that of all pairs.
         batcher = Batcher(force_field)
-        self._all_pairs = batcher if batcher.takes_all_pairs(data.positions.size(1), data.cells) else None
+        self._all_pairs = batcher if batcher.takes_all_pairs(data.positions, data.cells) else None
 
     @property
     def n_kept(self) -> int:

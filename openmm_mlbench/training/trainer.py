@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from openmm_mlbench.data.frames import Frames
 from openmm_mlbench.data.splits import Split
 from openmm_mlbench.errors import TrainingError
 from openmm_mlbench.files import atomic_path, locked
+from openmm_mlbench.hardware import processor_name
 from openmm_mlbench.models.force_field import Batcher, ForceField
 from openmm_mlbench.models.network import Network
 from openmm_mlbench.models.registry import build_network
@@ -100,13 +100,7 @@ def machine(device: torch.device) -> str:
     """Processor, or GPU, in words: for cards and benchmark records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    return f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]

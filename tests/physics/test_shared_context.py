@@ -8,6 +8,7 @@ import openmm
 import pytest
 
 from openmm_mlbench.protocol import load_protocol
+from openmm_mlbench.simulation import shared_context
 from openmm_mlbench.simulation.momenta import centre_of_mass, compute_temperatures, draw_velocities
 from openmm_mlbench.simulation.platforms import PlatformChoice
 from openmm_mlbench.simulation.shared_context import SharedContext
@@ -78,6 +79,36 @@ def test_every_chain_counts_the_internal_degrees_of_freedom():
     assert [len(chain.getThermostatedAtoms()) for chain in chains] == [9] * K
     context.freeze([0, 2], 7)
     chains = [context.integrator.getThermostat(k) for k in range(context.integrator.getNumThermostats())]
+    assert [chain.getNumDegreesOfFreedom() for chain in chains] == [24] * 2
+
+
+def test_degrees_of_freedom_of_a_context_that_was_made_anew_without_graphs(monkeypatch):
+    """OpenMM counts all when it makes a Context anew, 3N, which would be 27 / 24 of the temperature."""
+    copies = ethanol.CopiedEthanol().create_copies(ethanol.topology(), 2)
+    errors = [openmm.OpenMMException("cannot be recorded")]
+    evaluate = copies.evaluate
+
+    def fails_once(*arguments):
+        if errors:
+            raise errors.pop()
+        return evaluate(*arguments)
+
+    def anew(context, error):
+        context.reinitialize()
+        return True
+
+    monkeypatch.setattr(shared_context, "drop_cuda_graphs", anew)
+    context = SharedContext(
+        dataclasses.replace(copies, evaluate=fails_once),
+        load_protocol("ethanol"),
+        PlatformChoice(name="Reference"),
+        1,
+        starts(2),
+        None,
+    )
+    context.make([0, 1], 3)
+    assert not errors
+    chains = [context.integrator.getThermostat(k) for k in range(2)]
     assert [chain.getNumDegreesOfFreedom() for chain in chains] == [24] * 2
 
 

@@ -3,15 +3,17 @@
 import dataclasses
 import os
 import threading
+import time
 
 import pytest
 
 from openmm_mlbench.campaign.jobs import Cell, Job, Matrix, identify
-from openmm_mlbench.campaign.lease import Lease
+from openmm_mlbench.campaign.lease import Lease, Process, latest
 from openmm_mlbench.campaign.ledger import Attempt, Ledger, Output, Record, digest_of, hash_of
 from openmm_mlbench.campaign.scheduling import Schedule
 from openmm_mlbench.campaign.task import lease_path
 from openmm_mlbench.errors import CampaignError
+from openmm_mlbench.files import write_json
 
 
 def record(ledger, key="train/a", identity="f" * 64, files=("out.txt",), **more):
@@ -138,13 +140,18 @@ class Workers:
         return ""
 
 
-def chain():
+def chain(length_ps=1.0):
     """Two models: train -> simulate (two replicas) -> analyze, and a report of both."""
     jobs = {}
     for model in "ab":
         train = Job(key=f"train/{model}", kind="train", settings={"model": model})
         runs = [
-            Job(key=f"simulate/{model}/{i}", kind="simulate", settings={"length_ps": 1.0}, needs=(train.key,))
+            Job(
+                key=f"simulate/{model}/{i}",
+                kind="simulate",
+                settings={"length_ps": length_ps},
+                needs=(train.key,),
+            )
             for i in range(2)
         ]
         analyze = Job(key=f"analyze/{model}", kind="analyze", settings={}, follows=tuple(j.key for j in runs))
@@ -157,9 +164,11 @@ def chain():
     return Matrix(jobs=jobs, cells=cells)
 
 
-def run(root, script=None, stopped=None, on_submit=None, **options):
-    schedule = Schedule(matrix=chain(), root=root, **options)
+def run(root, script=None, stopped=None, on_submit=None, made=None, length_ps=1.0, **options):
+    schedule = Schedule(matrix=chain(length_ps), root=root, **options)
     schedule.survey()
+    if made:
+        made(schedule)
     workers = Workers(Ledger(root), script, on_submit)
     schedule.run(workers, stopped or threading.Event())
     return schedule, workers
@@ -213,22 +222,32 @@ def test_tries_are_counted_and_go_elsewhere(tmp_path):
 def test_a_try_that_got_further_is_not_counted(tmp_path):
     """As of a job that is longer than the walltime of its workers."""
     done, tries = iter((5.0, 10.0, 15.0, 20.0, 20.0, 20.0, 20.0)), []
+    schedules = []
+
+    def identity(key):
+        return schedules[-1].states[key].identity
 
     def get_on(key):
         if key == "simulate/a/0":
             tries.append(key)
             with Lease(lease_path(tmp_path, key)).acquire() as lease:
-                lease.told = {"done": next(done), "total": 100.0}
+                lease.told = {"identity": identity(key), "done": next(done), "total": 100.0}
 
     script = {"simulate/a/0": [("stopped", False), ("died", True)] * 10}
-    schedule, _ = run(tmp_path, script, on_submit=get_on, retries=2)
+    schedule, _ = run(tmp_path, script, on_submit=get_on, made=schedules.append, retries=2)
     # Four that got on, then three that did not.
     assert len(tries) == 7
     assert schedule.states["simulate/a/0"].state == "failed"
     tries.clear()
     done = iter((25.0, 30.0))
-    schedule, _ = run(tmp_path, script, on_submit=get_on, retries=0)
+    run(tmp_path, script, on_submit=get_on, made=schedules.append, retries=0)
     assert len(tries) == 1
+    # What another job of that name once said is not how far this one came.
+    tries.clear()
+    done = iter((1.0, 2.0, 3.0, 3.0, 3.0, 3.0))
+    schedules.clear()
+    run(tmp_path, script, on_submit=get_on, made=schedules.append, length_ps=2.0, retries=2)
+    assert len(tries) == 6
 
 
 class Queue(Workers):
@@ -261,6 +280,35 @@ def test_jobs_that_nobody_has_begun_are_taken_back_when_all_shall_stop(tmp_path)
     schedule.run(queue, stopped)
     assert set(states(schedule).values()) == {"stopped"}
     assert [event.reason for event in said] == ["2 jobs wait"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_job_whose_worker_died_without_a_word_is_taken_back_too(elsewhere, tmp_path):
+    """Dask keeps it for the next worker: its lease tells by its process, or from elsewhere by its silence."""
+    dead = dataclasses.replace(
+        Process.current(), pid=2**22 + 1, **({"machine": "another"} if elsewhere else {})
+    )
+    schedule = Schedule(matrix=chain(), root=tmp_path)
+    schedule.survey()
+    stopped = threading.Event()
+    queue = Queue(Ledger(tmp_path))
+
+    def refresh():
+        if len(queue.order) == 2 and not stopped.is_set():
+            for key, _ in queue.order:
+                path = lease_path(tmp_path, key)
+                with Lease(path).acquire():
+                    pass
+                holder = dataclasses.replace(latest(path)[1], process=dead, released=False, ttl_s=0.2)
+                write_json(path.with_name(path.name + ".1.json"), dataclasses.asdict(holder))
+                assert latest(path)[1].process == dead
+            stopped.set()
+            refresh.began = time.monotonic()
+
+    schedule.refresh = refresh
+    schedule.run(queue, stopped)
+    assert set(states(schedule).values()) == {"stopped"}
+    assert (time.monotonic() - refresh.began > 0.2) == elsewhere
 
 
 def test_a_busy_job_comes_back_and_costs_no_try(tmp_path, monkeypatch):

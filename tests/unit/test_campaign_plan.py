@@ -231,6 +231,36 @@ def test_a_finished_model_is_run_again_when_its_data_have_come_or_changed(tmp_pa
     )
 
 
+def test_runs_of_a_finished_model_wait_for_what_the_campaign_fetches(tmp_path):
+    """What another model fetches would otherwise come in the middle of them."""
+    text = "models: [schnet, {model: ethanol/schnet, name: shipped}]\nsystems: [ethanol, ethanol-gfn2]\nfetch: true\n"
+    jobs = matrix(tmp_path, text).jobs
+    runs = {key: job for key, job in jobs.items() if job.kind == "simulate" and "shipped" in key}
+    assert {"data/ethanol" in job.needs for job in runs.values() if "/ethanol/" in job.key} == {True}
+    assert all("frames" not in job.settings for job in runs.values() if "/ethanol/" in job.key)
+    # Once for both models, and nothing is fetched of what ships.
+    assert sum(key == "data/ethanol" for key in jobs) == 1
+    offline = matrix(tmp_path, text.replace("true", "false")).jobs
+    assert all(
+        "frames" in offline[key].settings and offline[key].needs[:1] != ("data/ethanol",) for key in runs
+    )
+
+
+def test_a_training_for_one_entry_alone_is_a_model_of_its_own(tmp_path):
+    """In tables and figures: seeds of one training are put together, other trainings are not."""
+    text = (
+        "models: [schnet]\nseeds: [0, 1]\nsystems:\n  - {dataset: ethanol-gfn2, name: small, train: {train_frames: 100, "
+        "validation_frames: 20, test_frames: 20}}\n  - ethanol-gfn2\n"
+    )
+    jobs = matrix(tmp_path, text).jobs.values()
+    names = {
+        (job.how["campaign"]["system"], job.how["campaign"]["model"])
+        for job in jobs
+        if job.kind == "simulate"
+    }
+    assert names == {("small", "schnet@small"), ("ethanol-gfn2", "schnet")}
+
+
 def test_a_training_on_gpus_is_another_one(tmp_path):
     text = "models: [schnet]\nsystems: [ethanol-gfn2]\n"
 

@@ -98,3 +98,20 @@ def test_training_searches_the_pairs_of_more_than_a_few_atoms(name, monkeypatch)
         else:
             found.append(field.network.atomic_energies(batch.pair_vectors, batch.topology))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("potential", "n_molecules", "why"),
+    [
+        ("schnet", 2, "not compiled: above 15 atoms its tables are faster"),
+        ("nequip", 3, "not compiled: its pair list has no fixed length"),
+    ],
+    indirect=["potential"],
+)
+def test_compiled_code_is_for_few_atoms_as_well(potential, n_molecules, why):
+    topology = app.Topology()
+    residue = topology.addResidue("X", topology.addChain())
+    for number in ETHANOL * n_molecules:
+        topology.addAtom("X", app.Element.getByAtomicNumber(number), residue)
+    potential.create_force(topology, driver="pythonforce")
+    assert potential.engine.note == why

@@ -16,6 +16,7 @@ ORDER = [
         "cells",
         "dihedrals",
         "files",
+        "hardware",
         "assets",
         "results",
         "paper",
