@@ -83,7 +83,10 @@ class ExportedModel(nn.Module):
         vectors = pair_vectors.detach().to(self.one.dtype)
         # A constant, so that TorchScript compiles one of the two branches.
         if self.direct:
-            return self.network.energies_and_forces(vectors, topology)
+            # Positions arrive requiring a gradient, and frozen TorchScript drops detach.
+            with torch.no_grad():
+                result = self.network.energies_and_forces(vectors, topology)
+            return result
         vectors = vectors.requires_grad_()
         per_atom = self.network.atomic_energies(vectors, topology)
         gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]

@@ -74,7 +74,7 @@ class DeepPotSE(Network):
 
     publication = "Zhang et al., NeurIPS 2018"
     all_pairs_up_to = 50
-    compiled_up_to = 50
+    compiled_up_to = 12
     lookup: Tensor
     scale_radial: Tensor
     scale_angular: Tensor
