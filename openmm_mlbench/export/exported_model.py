@@ -85,8 +85,8 @@ class ExportedModel(nn.Module):
         if self.direct:
             # Positions arrive requiring a gradient, and frozen TorchScript drops detach.
             with torch.no_grad():
-                result = self.network.energies_and_forces(vectors, topology)
-            return result
+                energies, forces = self.network.energies_and_forces(vectors, topology)
+            return energies, forces
         vectors = vectors.requires_grad_()
         per_atom = self.network.atomic_energies(vectors, topology)
         gradient = torch.autograd.grad([per_atom.sum()], [vectors])[0]
