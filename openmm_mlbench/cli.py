@@ -709,6 +709,7 @@ def analyze(
     data: DataOption = None,
 ) -> None:
     """Measure runs by their protocols' lists and write metrics.json into each; other trajectories: measure."""
+    from openmm_mlbench.results import wide_angles
     from openmm_mlbench.workflow import measure
 
     for run in runs:
@@ -724,6 +725,8 @@ def analyze(
             for r in measurement["results"]
         ]
         print_table([str(run), "status", "value", "stderr", "floor", "unit"], rows)
+        if odd := wide_angles(metrics):
+            print(f"{run}: {odd}")
 
 
 @app.command()

@@ -21,6 +21,7 @@ from openmm_mlbench.report.collection import (
     survivors,
 )
 from openmm_mlbench.report.gaps import command_for
+from openmm_mlbench.results import wide_angles
 
 # Result name, heading and unit as printed.
 Heading = tuple[str, str, str]
@@ -104,6 +105,7 @@ class Cell:
         ran: the ps behind it.
         notes: numbers into the list under the table.
         flaws: notes on what is known to be wrong with a printed number.
+        odd: notes on what this number does not see.
         result: value, stderr, floor and status as they stand in metrics.json; empty where there is none.
     """
 
@@ -115,6 +117,7 @@ class Cell:
     ran: str = ""
     notes: tuple[int, ...] = ()
     flaws: tuple[int, ...] = ()
+    odd: tuple[int, ...] = ()
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -467,6 +470,8 @@ def _our_row(
         if column.name == "stability" and result is not None:
             finished = of_mode.get("n_finished") or results_of(metrics, "standard").get("n_finished")
             cell = _stability_cell(cell, run, finished)
+            if survivors(run) and (words := wide_angles(metrics)):
+                cell = replace(cell, odd=(notes.number(words),))
         cells.append(cell)
     return Row(
         kind="ours",

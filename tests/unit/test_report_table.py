@@ -1,7 +1,11 @@
 """How numbers, lengths and rows of the report are printed."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from openmm_mlbench import cli
 from openmm_mlbench.paper import BY_ITS_PROGRAM, TABLES, paper_table
 from openmm_mlbench.report.collection import CONTROL, FULL, SHORT, VARIANT, completeness
 from openmm_mlbench.report.gaps import command_for
@@ -19,6 +23,7 @@ from openmm_mlbench.report.table import (
     replica_columns_of,
     systems_of,
 )
+from openmm_mlbench.results import wide_angles
 from openmm_mlbench.training.recipe_files import SIZES
 from openmm_mlbench.training.start import size_in_name
 
@@ -422,3 +427,56 @@ def test_equal_notes_are_one_footnote():
 
 def test_long_runs_are_not_written_as_powers_of_ten():
     assert format_lengths([10000.0, 10000.0]).replace("\N{NO-BREAK SPACE}", " ") == f"2 {TIMES} 10000 ps"
+
+
+def angles(**spreads):
+    """Curves of normal densities with (ours, the reference's) standard deviation, deg."""
+    x = np.linspace(20.0, 200.0, 361)
+    curves = {}
+    for kind, (ours, reference) in spreads.items():
+        for name, spread in ((kind, ours), (f"reference {kind}", reference)):
+            curves[name] = {"x": x.tolist(), "y": np.exp(-0.5 * ((x - 110.0) / spread) ** 2).tolist()}
+    return {"observable": "angles", "mode": "standard", "results": [], "curves": curves}
+
+
+@pytest.mark.parametrize(
+    ("spreads", "said"),
+    [
+        (
+            {"N-C-H": (23.0, 4.0), "C-C-H": (9.0, 4.0)},
+            "N-C-H angles have a standard deviation of 23.0 deg, 4.0 in",
+        ),
+        ({"N-C-H": (7.0, 4.0)}, ""),
+        # Narrow ones are those of a short run.
+        ({"N-C-H": (2.0, 8.0)}, ""),
+    ],
+)
+def test_what_is_whole_by_its_bonds_and_not_by_its_angles(spreads, said):
+    notes = Notes()
+    metrics = make_metrics([result("stability", status="censored", value=5.0)])
+    metrics["measurements"].append(angles(**spreads))
+    cell = cell_of(make_rows([metrics], notes)[0], "stability", [metrics])
+    assert [notes.texts[number - 1].startswith(said) for number in cell.odd] == [True] * bool(said)
+    # Of what broke it says nothing new.
+    broke = make_metrics(
+        [result("stability", status="unstable", value=1.0)],
+        replicas=[{"time_ps": 5.0, "stable_ps": 1.0, "broke": True}],
+    )
+    broke["measurements"].append(angles(**spreads))
+    assert not cell_of(make_rows([broke], notes)[0], "stability", [broke]).odd
+
+
+def test_angles_without_a_reference_or_without_frames_say_nothing():
+    alone = angles(**{"N-C-H": (23.0, 4.0)})
+    del alone["curves"]["reference N-C-H"]
+    empty = angles(**{"N-C-H": (23.0, 4.0)})
+    empty["curves"]["reference N-C-H"]["y"] = [0.0] * 361
+    for measurement in (alone, empty):
+        assert wide_angles({"measurements": [measurement]}) == ""
+
+
+def test_analyze_says_so_as_well(monkeypatch, capsys):
+    odd = {"modes": ["paper"], "measurements": [angles(**{"N-C-H": (23.0, 4.0)})]}
+    monkeypatch.setattr("openmm_mlbench.workflow.measure", lambda *_, **__: odd)
+    cli.analyze([Path("run")])
+    assert "run: N-C-H angles have a standard deviation of 23.0 deg" in capsys.readouterr().out
