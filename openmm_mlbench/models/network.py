@@ -21,7 +21,7 @@ class Network(nn.Module, ABC):
         heaviest: largest atomic number that it has weights for.
         all_pairs_up_to: atoms of a molecule up to which a processor compares all with all, in a graph that never
             changes; above, a list of the pairs within the cutoff is faster (measured at the paper's sizes, docs/speed.md).
-        compiled_up_to: the same of compiled code, beside that list.
+        compiled_up_to: the same of compiled code, beside that list; drawn from timings of ethanol and aspirin alone.
         publication: the architecture's article, in a few words.
     """
 

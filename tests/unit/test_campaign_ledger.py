@@ -308,7 +308,8 @@ def test_a_job_whose_worker_died_without_a_word_is_taken_back_too(elsewhere, tmp
     schedule.refresh = refresh
     schedule.run(queue, stopped)
     assert set(states(schedule).values()) == {"stopped"}
-    assert (time.monotonic() - refresh.began > 0.2) == elsewhere
+    # A sign of life from elsewhere is believed for 1.5 times as long as a lease lasts.
+    assert not elsewhere or time.monotonic() - refresh.began > 0.3
 
 
 def test_a_busy_job_comes_back_and_costs_no_try(tmp_path, monkeypatch):
