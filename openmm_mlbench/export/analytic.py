@@ -100,6 +100,8 @@ def analytic_or_network(
     finish: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     network: torch.jit.ScriptModule,
     example: Tensor,
+    *,
+    one_system: bool = True,
 ) -> torch.jit.ScriptModule:
     """A traced core with tables for a fixed list of pairs.
 
@@ -110,6 +112,7 @@ def analytic_or_network(
         finish: from energies (n,) and forces (n, 3) in the network's units to what comes out.
         network: the same without tables.
         example: positions (n, 3), nm, float64.
+        one_system: see :func:`trace_without_autograd`.
 
     Raises:
         ModelError: an architecture without a fast form, or radial networks that are too rough for tables.
@@ -126,7 +129,7 @@ def analytic_or_network(
         close = (torch.linalg.vector_norm(vectors, dim=1) < fast.shortest).any()
         return *finish(per_atom, forces_from_pairs(gradient, pair_index, per_atom.size(0))), close
 
-    tables = trace_without_autograd(evaluate, (example,))
+    tables = trace_without_autograd(evaluate, (example,), one_system=one_system)
     return torch.jit.script(_TablesOrNetwork(tables, network, float(fast.shortest)))  # type: ignore[arg-type]
 
 

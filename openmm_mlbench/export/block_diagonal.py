@@ -270,11 +270,13 @@ def trace_copies(
         return energies, forces
 
     example = positions_nm.detach().to(torch.float64).repeat(copies, 1)
-    core = trace_without_autograd(energies_and_forces, (example,))
+    core = trace_without_autograd(energies_and_forces, (example,), one_system=False)
     if tables:
         # Where they are too rough for tables: the network itself.
         with contextlib.suppress(ModelError):
-            core = analytic_or_network(model, index, evaluation.numbers, evaluation.by_copy, core, example)
+            core = analytic_or_network(
+                model, index, evaluation.numbers, evaluation.by_copy, core, example, one_system=False
+            )
     with torch.no_grad():
         return torch.jit.script(_Traced(core))
 

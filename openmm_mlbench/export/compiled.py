@@ -34,7 +34,10 @@ from openmm_mlbench.export.archive import Archive
 from openmm_mlbench.files import atomic_path
 
 # What decides the code that comes out, beside the archive.
-_SOURCES = ("export/ahead_of_time.py", "export/exported_model.py", "export/compiled.py", "models/**/*.py")
+_SOURCES = (
+    *("export/ahead_of_time.py", "export/graph_passes.py", "export/exported_model.py", "export/compiled.py"),
+    "models/**/*.py",
+)
 # A first process may take this long before another stops waiting for its result.
 _PATIENCE_S = 1800.0
 
