@@ -2,7 +2,7 @@
 
 Several copies are enough work for threads where one molecule is not, so the timing tries both with as many threads
 as the run may use, and the copies also in as many groups, each on a thread of its own; whichever is the fastest
-becomes the run's.
+becomes the run's.  Where replicas cannot share a Context, one of them is timed by itself.
 """
 
 import dataclasses
@@ -122,7 +122,11 @@ def plan_batch(
             )
         if note is not None and len(tasks) > 1:
             note(f"replicas run one by one: {obstacle}")
-        return None, _record(mode, None, obstacle)
+        counts = _thread_counts(platform, max(1, most_threads // jobs))
+        begun = any(task.resume and read_status(task.folder) is not None for task in tasks)
+        # Fewer or more threads would change the last bits of what has begun.
+        threads = None if begun or len(counts) < 2 or platform.driver is None else _alone(tasks[0], system, counts, note)
+        return None, _record(mode, None, obstacle, threads=threads)
     if former or mode == "on":
         reason = "as the run began" if former else "asked for"
         if note is not None:
@@ -158,7 +162,7 @@ def _timed(
     """Keep the batch that a short timing is in favour of, on the threads that it is in favour of."""
     n = len(batches[0].tasks)
     try:
-        alone, together = _step_times(batches, system, counts)
+        alone, together = _step_times(batches[0].tasks[0], batches, system, counts)
     except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises; a run will tell
         reason = f"no step could be timed ({type(error).__name__}: {one_line(error)})"
         if note is not None:
@@ -183,6 +187,21 @@ def _timed(
         )
         kept.context.platform, kept.context.threads = kept.tasks[0].platform, layout.threads
     return kept, _record("auto", kept, reason, round(gain, 3), layout.threads)
+
+
+def _alone(
+    task: ReplicaTask, system: Any, counts: list[int], note: Callable[[str], None] | None
+) -> int | None:
+    """Threads that a short timing of one replica is in favour of."""
+    try:
+        seconds, _ = _step_times(task, [], system, counts)
+    except Exception:  # noqa: BLE001 - whatever the engine or the model raises; a run will tell
+        return None
+    layout, _ = _fewest_cores(seconds)
+    if note is not None:
+        rates = ", ".join(f"{1 / needed:.4g} steps/s {found}" for found, needed in seconds.items())
+        note(f"{rates}: every replica runs {layout}")
+    return layout.threads
 
 
 def _fewest_cores(seconds: dict[Layout, float]) -> tuple[Layout, float]:
@@ -263,10 +282,9 @@ def _obstacle(tasks: list[ReplicaTask], jobs: int) -> str:
 
 
 def _step_times(
-    batches: list[Batch], system: Any, counts: list[int]
+    first: ReplicaTask, batches: list[Batch], system: Any, counts: list[int]
 ) -> tuple[dict[Layout, float], dict[Layout, float]]:
     """Least seconds per step by layout, of one replica and of all together, in windows that take turns."""
-    first = batches[0].tasks[0]
     seed = integrator_seed(first.seed, first.replica)
     alone = first.protocol.make_integrator(seed)
     context = create_context(system, alone, first.platform)

@@ -351,8 +351,9 @@ def test_auto_chooses_threads_and_a_resumed_run_keeps_them(batched, tmp_path, mo
     together = {one: 2.0, two: 1.0, groups: 1.05} if batched else {one: 9.0, two: 8.5, groups: 8.6}
     timed = []
 
-    def times(batches, _, counts):
+    def times(first, batches, _, counts):
         timed.append(counts)
+        assert first is batches[0].tasks[0]
         assert [batch.context.copies.n_groups for batch in batches] == [1, 2]
         return {one: 1.0, two: 0.5}, together
 
@@ -377,6 +378,41 @@ def test_auto_chooses_threads_and_a_resumed_run_keeps_them(batched, tmp_path, mo
         run(tmp_path / "run", length_ps=0.3, resume=True, threads=1, **options)
         assert torch.get_num_threads() == 1
         assert len(timed) == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("fastest", "jobs"), [(1, 1), (2, 1), (1, 2)])
+def test_a_replica_that_shares_no_context_gets_threads_by_a_timing(fastest, jobs, tmp_path, monkeypatch):
+    """One by one, as metadynamics or a barostat want it, replicas of a wide network gain from threads too."""
+    timed = []
+
+    def times(first, batches, _, counts):
+        timed.append((first.replica, batches, counts))
+        return {Layout(threads): 1.0 if threads == fastest else 2.0 for threads in counts}, {}
+
+    monkeypatch.setattr(batching, "_step_times", times)
+    notes = []
+    options = {
+        "batch_replicas": "auto",
+        "note": notes.append,
+        "replicas": jobs,
+        "jobs": jobs,
+        "provider": Potential.load("ethanol-gfn2/schnet"),
+    }
+    try:
+        run(tmp_path / "run", length_ps=0.1, threads=2, **options)
+        # As many jobs as threads leave nothing to choose.
+        assert timed == ([] if jobs == 2 else [(0, [], [1, 2])])
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["batching"]["threads"] == (None if jobs == 2 else fastest)
+        assert record["batching"]["replicas"] == []
+        if jobs == 1:
+            assert record["platform"]["threads"] == torch.get_num_threads() == fastest
+            assert notes[-1].endswith(f"every replica runs {Layout(fastest)}")
+            run(tmp_path / "run", length_ps=0.2, resume=True, **options)
+            assert torch.get_num_threads() == fastest
+            assert len(timed) == 1
     finally:
         torch.set_num_threads(1)
 
