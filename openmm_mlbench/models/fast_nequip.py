@@ -2,8 +2,8 @@
 
 The products of features and filters of a layer are up to a hundred times as many numbers as the sums over
 neighbours that come out.  Nothing of them is kept here: atoms are taken in blocks whose products stay in the
-processor's cache, and made again on the way back.  What is left, the radial networks, the spherical harmonics
-and what becomes of the messages, is small, and differentiated by autograd.
+processor's cache, and made again on the way back; filters are kept where one block holds all atoms.  What is left, the radial networks, the spherical harmonics
+and the gates, is small, and differentiated by autograd.
 """
 
 import copy
@@ -11,14 +11,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from openmm_mlbench.models.nequip import Layer, NequIP
+from openmm_mlbench.models.nequip import Layer, NequIP, _Mixing
 
 # Numbers of the largest product of a block; in float32 1.6 MB, what a core has of cache for itself.
 BLOCK_NUMBERS = 400_000
 
 
 class _Convolution(nn.Module):
-    """One layer's sums over neighbours and their gradients.
+    """One layer's sums over neighbours, what is mixed of them and of the atom itself, and the gradients of it all.
 
     A filter is the last, linear layer of the radial network at a pair; see :meth:`NequIP.couplings` for what
     couples the components of features and messages.
@@ -30,74 +30,118 @@ class _Convolution(nn.Module):
 
     filters: Tensor
     linear: Tensor
+    mixing: Tensor
+    own_mixing: Tensor
 
     def __init__(self, network: NequIP, number: int) -> None:
         super().__init__()
         layer = network.layers[number]
         assert isinstance(layer, Layer)
         self.channels = network.features
-        self.input_of_group: list[int] = [
-            k for k, groups in enumerate(layer.input_groups) for _ in range(groups)
-        ]
-        self.group_paths: list[int] = layer.group_paths
         self.group_sizes: list[int] = layer.group_sizes
         self.input_sizes: list[int] = layer.input_sizes
-        self.widths: list[int] = [size * network.features for size in layer.input_sizes]
+        self.input_paths: list[int] = layer.input_paths
+        input_of_group = [k for k, groups in enumerate(layer.input_groups) for _ in range(groups)]
+        # Of each input: how many paths every group has that starts there.
+        self.paths_of_input: list[list[int]] = [
+            [paths for k, paths in zip(input_of_group, layer.group_paths, strict=True) if k == number]
+            for number in range(len(layer.input_sizes))
+        ]
         # Numbers of the largest product, per neighbour.
         self.largest = network.features * max(
-            layer.input_sizes[k] * paths
-            for k, paths in zip(self.input_of_group, layer.group_paths, strict=True)
+            layer.input_sizes[k] * paths for k, paths in zip(input_of_group, layer.group_paths, strict=True)
         )
         self.coupling_places: list[int] = layer.coupling_places
         self.register_buffer("linear", layer.linear.detach().clone())
         # (n_paths, radial_width, channels).
         filters = layer.radial.detach().view(network.radial_width, -1, network.features)
         self.register_buffer("filters", filters.transpose(0, 1).contiguous())
+        # Of each group: the kind where it ends, and the first of its paths among those that end there.
+        self.kind_of_group: list[int] = [0] * len(layer.group_paths)
+        self.place_in_kind: list[int] = [0] * len(layer.group_paths)
+        # Of each kind: the input of the same kind or -1, components, and what the mixing gives.
+        self.own: list[int] = []
+        self.kind_sizes: list[int] = []
+        self.kind_widths: list[int] = []
+        mixing, own_mixing = [], []
+        for kind, part in enumerate(layer.mixings):
+            assert isinstance(part, _Mixing)
+            self.own.append(part.own)
+            self.kind_sizes.append(layer.group_sizes[part.groups[0]])
+            self.kind_widths.append(part.weight.size(1))
+            own_mixing.append(part.own_weight.detach().flatten() * (part.factor * part.own_factor))
+            mixing.append(part.weight.detach().flatten() * part.factor)
+            place = 0
+            for group in part.groups:
+                self.kind_of_group[group], self.place_in_kind[group] = kind, place
+                place += layer.group_paths[group]
+        self.mixing_sizes: list[int] = [part.numel() for part in mixing]
+        self.own_sizes: list[int] = [part.numel() for part in own_mixing]
+        self.register_buffer("mixing", torch.cat(mixing))
+        self.register_buffer("own_mixing", torch.cat(own_mixing))
 
     def send(self, features: list[Tensor]) -> Tensor:
-        """(n_atoms, all components * channels) of features (n_atoms, 2 l + 1, channels), after the linear map."""
+        """(n_atoms, all components, channels) of features (n_atoms, 2 l + 1, channels), after the linear map."""
         sent: list[Tensor] = []
         for feature, weight in zip(features, self.linear.unbind(0)):  # noqa: B905 - TorchScript has no strict zip
-            sent.append(torch.mm(feature.reshape(-1, self.channels), weight).view(feature.size(0), -1))
+            sent.append(
+                torch.mm(feature.reshape(-1, self.channels), weight).view(feature.size(0), -1, self.channels)
+            )
         return torch.cat(sent, dim=1)
 
-    def rows(self, near: Tensor, n_atoms: int) -> list[Tensor]:
-        """Of each input where, among rows (all atoms * components), what a block's neighbours send stands.
+    def rows(self, near: Tensor, n_atoms: int) -> Tensor:
+        """Where, among rows (all atoms * components), what a block's neighbours send stands.
 
-        In the order (n_atoms, 2 l + 1, K): then a filter multiplies long runs of numbers.
+        In the order (n_atoms, components, K): then a filter multiplies long runs of numbers.
         """
-        first = (near * sum(self.input_sizes)).view(n_atoms, 1, -1)
+        n_components = sum(self.input_sizes)
+        component = torch.arange(n_components, device=near.device).view(1, -1, 1)
+        return ((near * n_components).view(n_atoms, 1, -1) + component).flatten()
+
+    def filters_at(self, hidden: Tensor, own: Tensor) -> list[Tensor]:
+        """Filters (paths, places, channels) of each input in the places of a block."""
+        # Both atoms of a pair have the same filters, but a small block holds few pairs of all.
+        shared = own.size(0) > hidden.size(0)
+        radial = (hidden if shared else hidden.index_select(0, own)).unsqueeze(0)
         result: list[Tensor] = []
-        begin = 0
-        for size in self.input_sizes:
-            component = torch.arange(begin, begin + size, device=near.device).view(1, -1, 1)
-            result.append((first + component).flatten())
-            begin += size
+        for weight in self.filters.split(self.input_paths, 0):
+            filters = torch.bmm(radial.expand(weight.size(0), -1, -1), weight)
+            result.append(filters.index_select(1, own) if shared else filters)
         return result
 
-    def seen(self, sent: Tensor, near: Tensor, n_atoms: int) -> list[Tensor]:
-        """Features (n_atoms, 2 l + 1, K, channels) of each input at a block's neighbours."""
-        every = sent.view(-1, self.channels)
+    def beside(self, features: list[Tensor], species: Tensor) -> list[Tensor]:
+        """Of each kind (n_atoms * (2 l + 1), width), what the atom's own features contribute."""
+        n_atoms, n_species = species.size(0), species.size(1)
         result: list[Tensor] = []
-        for k, rows in enumerate(self.rows(near, n_atoms)):
-            found = every.index_select(0, rows)
-            result.append(found.view(n_atoms, self.input_sizes[k], -1, self.channels))
+        for kind, weight in enumerate(self.own_mixing.split(self.own_sizes)):
+            rows, width, own = n_atoms * self.kind_sizes[kind], self.kind_widths[kind], self.own[kind]
+            if own < 0:
+                result.append(torch.zeros(rows, width, dtype=species.dtype, device=species.device))
+            else:
+                by_species = species.view(n_atoms, 1, n_species, 1) * features[own].unsqueeze(2)
+                result.append(torch.mm(by_species.view(rows, -1), weight.view(-1, width)))
         return result
 
     def forward(
         self,
+        features: list[Tensor],
+        species: Tensor,
         sent: Tensor,
         hidden: Tensor,
+        kept: list[Tensor],
         couplings: list[list[Tensor]],
         neighbour: Tensor,
         pair: Tensor,
         size: int,
     ) -> list[Tensor]:
-        """Messages (n_paths, n_atoms, 2 l_3 + 1, channels) of each group, as :meth:`Layer.messages` gives them.
+        """What :class:`_Mixing` gives of each kind, (n_atoms, 2 l + 1, width).
 
         Args:
+            features: per kind (n_atoms, 2 l + 1, channels).
+            species: (n_atoms, n_species).
             sent: what :meth:`send` returned.
             hidden: (n_pairs, radial_width), what the radial network has before its last layer.
+            kept: filters of a block of all atoms, or nothing.
             couplings: of each block, see :meth:`NequIP.couplings`.
             neighbour: (n_atoms * K,), see :meth:`NequIP.topology`.
             pair: (n_atoms * K,).
@@ -105,87 +149,131 @@ class _Convolution(nn.Module):
         """
         n_atoms, channels = sent.size(0), self.channels
         n_places = neighbour.size(0) // n_atoms
-        weights = self.filters.split(self.group_paths, 0)
-        blocks: list[list[Tensor]] = []
+        mixings = self.mixing.split(self.mixing_sizes)
+        mixed = self.beside(features, species)
+        begin = 0
         for near, own, couple in zip(neighbour.split(size), pair.split(size), couplings):  # noqa: B905
             here = near.size(0) // n_places
-            radial = hidden.index_select(0, own).unsqueeze(0)
-            seen = self.seen(sent, near, here)
-            messages: list[Tensor] = []
-            for group, weight in enumerate(weights):
-                k = self.input_of_group[group]
-                filters = torch.bmm(radial.expand(weight.size(0), -1, -1), weight)
-                product = filters.view(-1, here, 1, n_places, channels) * seen[k].unsqueeze(0)
-                summed = torch.bmm(
-                    couple[self.coupling_places[group]],
-                    product.view(weight.size(0) * here, -1, channels),
-                )
-                messages.append(summed.view(-1, here, self.group_sizes[group], channels))
-            blocks.append(messages)
-        return [torch.cat([messages[group] for messages in blocks], dim=1) for group in range(len(weights))]
+            filters = kept if len(kept) > 0 else self.filters_at(hidden, own)
+            seen = sent.view(-1, channels).index_select(0, self.rows(near, here))
+            # One piece of memory for all products stays in the cache, which fresh ones would push out.
+            scratch = torch.empty(near.size(0) * self.largest, dtype=sent.dtype, device=sent.device)
+            messages: list[list[Tensor]] = [[] for _ in mixed]
+            group = 0
+            for k, visible in enumerate(seen.view(here, -1, n_places, channels).split(self.input_sizes, 1)):
+                of_input = filters[k].view(-1, here, 1, n_places, channels)
+                for weight in of_input.split(self.paths_of_input[k], 0):
+                    paths = weight.size(0)
+                    flat = scratch[: weight.numel() * visible.size(1)]
+                    torch.mul(weight, visible, out=flat.view(paths, here, -1, n_places, channels))
+                    message = torch.bmm(
+                        couple[self.coupling_places[group]], flat.view(paths * here, -1, channels)
+                    )
+                    messages[self.kind_of_group[group]].append(message.view(paths, -1, channels))
+                    group += 1
+            for part, mixing, after, of_kind in zip(mixed, mixings, self.kind_sizes, messages):  # noqa: B905
+                weight = mixing.view(-1, channels, part.size(1))
+                part.narrow(0, begin * after, here * after).addbmm_(torch.cat(of_kind), weight)
+            begin += here
+        return [part.view(n_atoms, -1, part.size(1)) for part in mixed]
 
     @torch.jit.export
     def back(
         self,
-        of_messages: list[Tensor],
+        of_mixed: list[Tensor],
         sent: Tensor,
         hidden: Tensor,
+        kept: list[Tensor],
         couplings: list[list[Tensor]],
         of_couplings: list[list[Tensor]],
         neighbour: Tensor,
         pair: Tensor,
         size: int,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients with respect to ``sent`` and ``hidden`` from that of the messages.
+        """Gradients with respect to ``sent`` and ``hidden`` from that of each kind (n_atoms * (2 l + 1), width).
 
         That with respect to the couplings is added to ``of_couplings``.
         """
         n_atoms, channels = sent.size(0), self.channels
         n_places = neighbour.size(0) // n_atoms
-        weights = self.filters.split(self.group_paths, 0)
+        mixings = self.mixing.split(self.mixing_sizes)
+        transposed = self.filters.transpose(1, 2).split(self.input_paths, 0)
+        # Of each kind (n_paths, n_atoms * (2 l + 1), channels).
+        of_messages: list[Tensor] = []
+        for part, mixing in zip(of_mixed, mixings):  # noqa: B905
+            weight = mixing.view(-1, channels, part.size(1)).transpose(1, 2)
+            of_messages.append(torch.bmm(part.unsqueeze(0).expand(weight.size(0), -1, -1), weight))
         # (n_atoms * all components, channels).
-        of_sent, of_hidden = torch.zeros_like(sent).view(-1, channels), torch.zeros_like(hidden)
+        every = sent.view(-1, channels)
+        of_sent, of_hidden = torch.zeros_like(every), torch.zeros_like(hidden)
         begin = 0
         for near, own, couple, of_couple in zip(  # noqa: B905
             neighbour.split(size), pair.split(size), couplings, of_couplings
         ):
             n_here = near.size(0)
             here = n_here // n_places
-            radial = hidden.index_select(0, own).unsqueeze(0)
-            seen = self.seen(sent, near, here)
-            of_seen: list[Tensor] = [torch.zeros_like(part) for part in seen]
+            filters = kept if len(kept) > 0 else self.filters_at(hidden, own)
+            rows = self.rows(near, here)
+            seen = every.index_select(0, rows)
+            of_seen = torch.zeros_like(seen)
             along = torch.zeros(n_here, hidden.size(1), dtype=hidden.dtype, device=hidden.device)
-            for group, weight in enumerate(weights):
-                k, place = self.input_of_group[group], self.coupling_places[group]
-                visible = seen[k]
-                filters = torch.bmm(radial.expand(weight.size(0), -1, -1), weight)
-                filters = filters.view(-1, here, 1, n_places, channels)
-                arriving = of_messages[group].narrow(1, begin, here)
-                arriving = arriving.reshape(-1, self.group_sizes[group], channels)
-                product = (filters * visible.unsqueeze(0)).view(arriving.size(0), -1, channels)
-                of_couple[place].baddbmm_(arriving, product.transpose(1, 2))
-                of_product = torch.bmm(couple[place].transpose(1, 2), arriving)
-                shape = [weight.size(0), here, -1, n_places, channels]
-                for path, of_path in enumerate(of_product.view(shape).unbind(0)):
+            shape = [here, -1, n_places, channels]
+            of_parts = of_seen.view(shape).split(self.input_sizes, 1)
+            scratch = torch.empty(n_here * self.largest, dtype=sent.dtype, device=sent.device)
+            group = 0
+            for k, visible in enumerate(seen.view(shape).split(self.input_sizes, 1)):
+                components = visible.unbind(1)
+                of_filters = torch.empty_like(filters[k])
+                shape = [-1, here, n_places, channels]
+                for weight, of_weight in zip(  # noqa: B905
+                    filters[k].view(shape).split(self.paths_of_input[k], 0),
+                    of_filters.view(shape).split(self.paths_of_input[k], 0),
+                ):
+                    paths, after, place = weight.size(0), self.group_sizes[group], self.coupling_places[group]
+                    of_message = of_messages[self.kind_of_group[group]].narrow(
+                        0, self.place_in_kind[group], paths
+                    )
+                    of_message = of_message.narrow(1, begin * after, here * after).reshape(
+                        -1, after, channels
+                    )
+                    spread = weight.unsqueeze(2)
+                    # The product, and in its place, when nothing needs it any more, its gradient.
+                    flat = scratch[: weight.numel() * visible.size(1)]
+                    of_product, matrices = (
+                        flat.view(paths, here, -1, n_places, channels),
+                        flat.view(paths * here, -1, channels),
+                    )
+                    torch.mul(spread, visible, out=of_product)
+                    of_couple[place].baddbmm_(of_message, matrices.transpose(1, 2))
+                    torch.bmm(couple[place].transpose(1, 2), of_message, out=matrices)
                     # Component by component: nothing of the size of a product is written.
-                    of_filter = of_path[:, 0] * visible[:, 0]
-                    for component in range(1, visible.size(1)):
-                        of_filter.addcmul_(of_path[:, component], visible[:, component])
-                    along.addmm_(of_filter.view(n_here, channels), weight[path].t())
-                    of_seen[k].addcmul_(of_path, filters[path])
-            for k, rows in enumerate(self.rows(near, here)):
-                of_sent.index_add_(0, rows, of_seen[k].view(-1, channels))
+                    for component, of_component in enumerate(of_product.unbind(2)):
+                        if component == 0:
+                            torch.mul(of_component, components[0], out=of_weight)
+                        else:
+                            of_weight.addcmul_(of_component, components[component])
+                    for of_path, path in zip(of_product.unbind(0), spread.unbind(0)):  # noqa: B905
+                        of_parts[k].addcmul_(of_path, path)
+                    group += 1
+                along.addbmm_(of_filters, transposed[k])
+            of_sent.index_add_(0, rows, of_seen)
             of_hidden.index_add_(0, own, along)
             begin += here
-        return of_sent.view(n_atoms, -1), of_hidden
+        return of_sent.view(n_atoms, -1, channels), of_hidden
 
     @torch.jit.export
-    def gradient_of_features(self, of_sent: Tensor) -> list[Tensor]:
-        """The way back of :meth:`send`."""
+    def gradient_of_features(self, of_sent: Tensor, of_mixed: list[Tensor], species: Tensor) -> list[Tensor]:
+        """The way back of :meth:`send` and :meth:`beside`."""
+        n_atoms, n_species, channels = species.size(0), species.size(1), self.channels
         result: list[Tensor] = []
-        for part, weight in zip(of_sent.split(self.widths, 1), self.linear.unbind(0)):  # noqa: B905
-            back = torch.mm(part.reshape(-1, self.channels), weight.t())
-            result.append(back.view(part.size(0), -1, self.channels))
+        for part, weight in zip(of_sent.split(self.input_sizes, 1), self.linear.unbind(0)):  # noqa: B905
+            result.append(torch.mm(part.reshape(-1, channels), weight.t()).view(n_atoms, -1, channels))
+        for kind, weight in enumerate(self.own_mixing.split(self.own_sizes)):
+            own = self.own[kind]
+            if own >= 0:
+                by_species = torch.mm(of_mixed[kind], weight.view(-1, self.kind_widths[kind]).t())
+                by_species = by_species.view(n_atoms, -1, n_species, channels)
+                result[own] = result[own] + (by_species * species.view(n_atoms, 1, n_species, 1)).sum(2)
         return result
 
 
@@ -274,6 +362,7 @@ class FastNequIP(nn.Module):
             radial = [result.clone() for result in recorded]
             harmonics = radial.pop()
             size = self.block_of(neighbour, n_atoms)
+            few = neighbour.size(0) * self.largest <= self.block_numbers
             couplings: list[list[Tensor]] = []
             of_couplings: list[list[Tensor]] = []
             for around in harmonics.split(size):
@@ -283,16 +372,22 @@ class FastNequIP(nn.Module):
             features = [torch.mm(species, network.embedding).unsqueeze(1)]
         # What the way back needs of each layer.
         sent: list[Tensor] = []
+        kept: list[list[Tensor]] = []
         inputs: list[list[Tensor]] = []
         outputs: list[list[Tensor]] = []
         for k, (convolution, layer) in enumerate(zip(self.convolutions, network.layers)):  # noqa: B905
             with torch.no_grad():
                 sent.append(convolution.send(features))  # type: ignore[operator]
-                messages = convolution(sent[k], radial[k], couplings, neighbour, pair, size)
-            messages = [message.requires_grad_() for message in messages]
-            features = [feature.requires_grad_() for feature in features]
-            inputs.append(messages + features)
-            outputs.append(layer.update(messages, features, species))  # type: ignore[operator]
+                filters: list[Tensor] = []
+                if few:
+                    filters = convolution.filters_at(radial[k], pair)  # type: ignore[operator]
+                kept.append(filters)
+                mixed = convolution(
+                    features, species, sent[k], radial[k], kept[k], couplings, neighbour, pair, size
+                )
+            mixed = [part.requires_grad_() for part in mixed]
+            inputs.append(mixed)
+            outputs.append(layer.gated(mixed))  # type: ignore[operator]
             with torch.no_grad():
                 features = [feature.clone() for feature in outputs[k]]
         scalars = features[0].requires_grad_()
@@ -305,22 +400,17 @@ class FastNequIP(nn.Module):
             k = network.n_layers - 1 - step
             # TorchScript wants optional tensors here, and mypy plain ones.
             weights = optional(of_features)
-            found = torch.autograd.grad(outputs[k], inputs[k], weights, allow_unused=True)  # type: ignore[arg-type]
-            n_features = len(outputs[k - 1]) if k > 0 else 1
+            found = torch.autograd.grad(outputs[k], inputs[k], weights)  # type: ignore[arg-type]
             with torch.no_grad():
-                of_messages: list[Tensor] = []
-                for of_message in found[: len(found) - n_features]:
-                    assert of_message is not None
-                    of_messages.append(of_message)
+                of_mixed: list[Tensor] = []
+                for of_part in found:
+                    assert of_part is not None
+                    of_mixed.append(of_part.reshape(-1, of_part.size(2)))
                 of_sent, of_hidden = convolution.back(  # type: ignore[operator]
-                    of_messages, sent[k], radial[k], couplings, of_couplings, neighbour, pair, size
+                    of_mixed, sent[k], radial[k], kept[k], couplings, of_couplings, neighbour, pair, size
                 )
                 of_radial.insert(0, of_hidden)
-                own = found[len(found) - n_features :]
-                of_features = []
-                for j, of_feature in enumerate(convolution.gradient_of_features(of_sent)):  # type: ignore[operator]
-                    beside = own[j]
-                    of_features.append(of_feature if beside is None else of_feature + beside)
+                of_features = convolution.gradient_of_features(of_sent, of_mixed, species)  # type: ignore[operator]
         with torch.no_grad():
             of_radial.append(
                 torch.cat([self.gradient_of_harmonics(of_couple, n_places) for of_couple in of_couplings])

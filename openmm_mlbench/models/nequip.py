@@ -248,7 +248,10 @@ class Layer(nn.Module):
 
     def update(self, messages: list[Tensor], features: list[Tensor], species: Tensor) -> list[Tensor]:
         """Features of each kind after the layer from what :meth:`messages` gave."""
-        mixed = [mixing(messages, features, species) for mixing in self.mixings]
+        return self.gated([mixing(messages, features, species) for mixing in self.mixings])
+
+    def gated(self, mixed: list[Tensor]) -> list[Tensor]:
+        """Features of each kind after the layer from what the mixing of each kind gave."""
         # One gate per tensor feature, behind the scalars; silu suits even scalars, tanh odd ones.
         gates = (functional.silu(mixed[0]) * self.silu_factor).split(self.channels, 2)
         result: list[Tensor] = []
