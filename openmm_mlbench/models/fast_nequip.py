@@ -2,8 +2,8 @@
 
 The products of features and filters of a layer are up to a hundred times as many numbers as the sums over
 neighbours that come out.  Nothing of them is kept here: atoms are taken in blocks whose products stay in the
-processor's cache, and made again on the way back; filters are kept where one block holds all atoms.  What is left, the radial networks, the spherical harmonics
-and the gates, is small, and differentiated by autograd.
+processor's cache, and made again on the way back; filters are kept where one block holds all atoms.  What is left, the
+radial networks, the spherical harmonics and the gates, is small, and differentiated by autograd.
 """
 
 import copy
