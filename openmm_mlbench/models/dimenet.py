@@ -34,7 +34,7 @@ def _glorot_orthogonal(weight: Tensor) -> None:
         matrix.mul_(torch.sqrt(2.0 / (sum(matrix.shape) * matrix.var())))
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """x + silu(W_2 silu(W_1 x))."""
 
     def __init__(self, width: int) -> None:
@@ -47,7 +47,7 @@ class _Residual(nn.Module):
         return x + functional.silu(self.dense_2(functional.silu(self.dense_1(x))))
 
 
-class _Interaction(nn.Module):
+class Interaction(nn.Module):
     """Interaction block of figure 4: what a message hears from those that arrive at its sender."""
 
     def __init__(self, hidden: int, bilinear: int, before_skip: int, after_skip: int) -> None:
@@ -57,9 +57,9 @@ class _Interaction(nn.Module):
         self.bilinear = nn.Parameter(
             torch.randn(bilinear * hidden, hidden) * (0.125 / math.sqrt(bilinear * hidden))
         )
-        self.before_skip = nn.ModuleList(_Residual(hidden) for _ in range(before_skip))
+        self.before_skip = nn.ModuleList(Residual(hidden) for _ in range(before_skip))
         self.dense_skip = nn.Linear(hidden, hidden)
-        self.after_skip = nn.ModuleList(_Residual(hidden) for _ in range(after_skip))
+        self.after_skip = nn.ModuleList(Residual(hidden) for _ in range(after_skip))
 
     def forward(
         self,
@@ -121,7 +121,7 @@ class DimeNet(Network):
 
     publication = "Gasteiger et al., ICLR 2020"
     heaviest = 94
-    all_pairs_up_to = 24
+    all_pairs_up_to = 15
     compiled_up_to = 24
 
     frequencies: Tensor
@@ -165,7 +165,7 @@ class DimeNet(Network):
         self.radial_weight = nn.Parameter(torch.empty(2 * blocks + 1, radial, hidden))
         self.spherical_weight = nn.Parameter(torch.empty(spherical, radial, blocks * bilinear))
         self.interactions = nn.ModuleList(
-            _Interaction(hidden, bilinear, before_skip, after_skip) for _ in range(blocks)
+            Interaction(hidden, bilinear, before_skip, after_skip) for _ in range(blocks)
         )
         self.output_weight = nn.Parameter(torch.empty(output_layers, blocks + 1, hidden, hidden))
         self.output_bias = nn.Parameter(torch.zeros(output_layers, blocks + 1, 1, hidden))
@@ -227,6 +227,23 @@ class DimeNet(Network):
         inverse = torch.rsqrt(squares)
         return products * (inverse.unsqueeze(1) * inverse.unsqueeze(2))
 
+    def bases(self, pair_vectors: Tensor) -> Tensor:
+        """Radial basis and radial part of the spherical basis (n_pairs, radial + spherical * radial) of pairs.
+
+        Section 5: both with the envelope divided by the distance as in the authors' program.
+        """
+        scaled = torch.linalg.vector_norm(pair_vectors, dim=1) * (1.0 / self.cutoff)
+        spherical = self.bessel(scaled) * torch.reciprocal(scaled).unsqueeze(1)
+        bases = torch.cat([bessel_basis(scaled, self.frequencies), spherical], dim=1)
+        return bases * polynomial_envelope(scaled, self.power).unsqueeze(1)
+
+    def read_out(self, y: Tensor) -> Tensor:
+        """Energies (n_atoms,) from the sums of filtered messages (blocks + 1, n_atoms, hidden)."""
+        weights, biases = self.output_weight.unbind(0), self.output_bias.unbind(0)
+        for k in range(self.output_layers):
+            y = functional.silu(torch.baddbmm(biases[k], y, weights[k]))
+        return torch.bmm(y, self.output_last).sum(0).squeeze(1)
+
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Energies (n_atoms,) in the network's unit.
 
@@ -237,17 +254,7 @@ class DimeNet(Network):
         species, centre, neighbour, pair = topology[0], topology[1], topology[2], topology[3]
         sign, places, reverse, apart = topology[4], topology[5], topology[8], topology[9]
         n_atoms, largest, n_radial = species.size(0), apart.size(2), self.radial
-        # Section 5: both bases, with the envelope divided by the distance as in the authors' program.
-        scaled = torch.linalg.vector_norm(pair_vectors, dim=1) * (1.0 / self.cutoff)
-        envelope = polynomial_envelope(scaled, self.power).unsqueeze(1)
-        bases = torch.cat(
-            [
-                bessel_basis(scaled, self.frequencies),
-                self.bessel(scaled) * torch.reciprocal(scaled).unsqueeze(1),
-            ],
-            dim=1,
-        )
-        bases = (bases * envelope).index_select(0, pair)
+        bases = self.bases(pair_vectors).index_select(0, pair)
         radial = bases[:, :n_radial]
         filters = torch.bmm(radial.unsqueeze(0).expand(2 * self.blocks + 1, -1, -1), self.radial_weight)
         inner_filters, outer_filters = filters.split([self.blocks, self.blocks + 1])
@@ -273,7 +280,4 @@ class DimeNet(Network):
             messages.append(x)
         # Output blocks: sum over arriving messages, then dense layers on atoms.
         y = sum_at_centres(torch.stack(messages) * outer_filters, centre, places, n_atoms)
-        weights, biases = self.output_weight.unbind(0), self.output_bias.unbind(0)
-        for k in range(self.output_layers):
-            y = functional.silu(torch.baddbmm(biases[k], y, weights[k]))
-        return torch.bmm(y, self.output_last).sum(0).squeeze(1)
+        return self.read_out(y)

@@ -125,7 +125,11 @@ def plan_batch(
         counts = _thread_counts(platform, max(1, most_threads // jobs))
         begun = any(task.resume and read_status(task.folder) is not None for task in tasks)
         # Fewer or more threads would change the last bits of what has begun.
-        threads = None if begun or len(counts) < 2 or platform.driver is None else _alone(tasks[0], system, counts, note)
+        threads = (
+            None
+            if begun or len(counts) < 2 or platform.driver is None
+            else _alone(tasks[0], system, counts, note)
+        )
         return None, _record(mode, None, obstacle, threads=threads)
     if former or mode == "on":
         reason = "as the run began" if former else "asked for"
