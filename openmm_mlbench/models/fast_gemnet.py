@@ -1,0 +1,563 @@
+"""GemNet-T's energy and gradient for a processor: gradients written out by hand, edges in blocks.
+
+Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges, sorted by
+their centre, are taken in blocks of whole atoms that stay in the processor's cache; what comes before each
+activation is kept, and the rest made again on the way back.  Sums over the triplets of an atom are products of
+matrices of just its number of edges.  Only the bases of the distance and the directions are differentiated by
+autograd.
+"""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from openmm_mlbench.models.bases import legendre_polynomials
+from openmm_mlbench.models.fast_nequip import optional
+from openmm_mlbench.models.gemnet import GemNetT, Interaction, Outputs, Residual
+from openmm_mlbench.models.triplets import from_places, into_places
+
+# Edges that are taken together, unless one atom has more.
+BLOCK_EDGES = 400
+
+
+class _Edges(NamedTuple):
+    """The e edges of some atoms that follow each other."""
+
+    counts: list[int]  # n, edges of each atom
+    basis: Tensor  # (e, radial)
+    of_basis: Tensor  # its gradient, which grows
+    units: Tensor  # (e, 3), directions
+    centre: Tensor  # (e,)
+    neighbour: Tensor  # (e,)
+    opposite: Tensor  # (e,), among all edges
+    places: Tensor  # (a * K,), see triplets.neighbourhoods, but within the block
+    slots: Tensor  # (e,)
+    of_padded: Tensor  # (a, K * circular, K), gradient of the circular basis
+    circular: list[Tensor]  # of each atom (n * circular, n)
+    of_circular: list[Tensor]  # what of the padded gradient is not padding
+    saved: list[Tensor]  # what the way back needs, in the order of the way there
+
+
+def _register(module: nn.Module, name: str, matrix: Tensor, factor_back: float = 1.0) -> None:
+    """Keep a matrix and, times a factor, its transpose: products with contiguous ones are the fastest."""
+    matrix = matrix.detach().clone().contiguous()
+    module.register_buffer(name, matrix)
+    module.register_buffer(f"{name}_back", (matrix * factor_back).t().contiguous())
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Rows of all blocks."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _of_atoms(padded: Tensor, counts: list[int], width: int) -> list[Tensor]:
+    """Of (a, K * width, K) what belongs to the n edges of each atom, (n * width, n)."""
+    result: list[Tensor] = []
+    for n, matrix in zip(counts, padded.unbind(0)):  # noqa: B905
+        result.append(matrix.narrow(0, 0, n * width).narrow(1, 0, n))
+    return result
+
+
+class _Residual(nn.Module):
+    """(x + sigma(W_2 sigma(W_1 x))) / sqrt(2) of x / scale, and the way back.
+
+    Args:
+        first: (width, width), W_1.
+        second: (width, width), W_2.
+        scale: of the input; see :class:`openmm_mlbench.models.gemnet.Residual`.
+    """
+
+    first: Tensor
+    second: Tensor
+    first_back: Tensor
+    second_back: Tensor
+
+    def __init__(self, first: Tensor, second: Tensor, scale: float) -> None:
+        super().__init__()
+        self.factor = 1.0 / (0.6 * scale)
+        _register(self, "first", first * scale)
+        _register(self, "second", second / 0.6, self.factor)
+
+    def forward(self, x: Tensor, saved: list[Tensor]) -> None:
+        """(n, width), changed in place."""
+        z = torch.mm(x, self.first)
+        saved.append(z)
+        z = torch.mm(functional.silu(z), self.second)
+        saved.append(z)
+        x.add_(functional.silu(z), alpha=self.factor)
+
+    @torch.jit.export
+    def back(self, of_x: Tensor, saved: list[Tensor]) -> None:
+        """From the gradient (n, width) of the output to that of the input, in place."""
+        of_y = torch.mm(torch.ops.aten.silu_backward(of_x, saved.pop()), self.second_back)
+        of_x.addmm_(torch.ops.aten.silu_backward(of_y, saved.pop()), self.first_back)
+
+
+def _residuals(layers: nn.ModuleList, scale: float) -> list[_Residual]:
+    """Layers that follow each other, the first of an input over ``scale``."""
+    result = []
+    for layer in layers:
+        assert isinstance(layer, Residual)
+        result.append(_Residual(layer.weight_1, layer.weight_2, scale))
+        scale *= math.sqrt(0.5)
+    return result
+
+
+class _Head(nn.Module):
+    """One output block: filter of the messages, and of their sums a dense layer, residual layers and a linear output.
+
+    Args:
+        network: with its weights.
+        number: of the head.
+    """
+
+    radial: Tensor
+    radial_back: Tensor
+    first: Tensor
+    first_back: Tensor
+    last: Tensor
+    last_back: Tensor
+
+    def __init__(self, network: GemNetT, number: int) -> None:
+        super().__init__()
+        heads = network.energy
+        filters = network.project_output @ network.filter_output[number]
+        _register(self, "radial", filters * (network.message_scale * network.scale_output[number]))
+        _register(self, "first", heads.first[number])
+        _register(self, "last", heads.last[number] * heads.scale)
+        layers = [
+            _Residual(heads.weight_1[k, number], heads.weight_2[k, number], math.sqrt(0.5) ** k / 0.6)
+            for k in range(heads.layers)
+        ]
+        self.layers, self.layers_back = nn.ModuleList(layers), nn.ModuleList(reversed(layers))
+
+    def forward(self, messages: list[Tensor], blocks: list[_Edges], n_atoms: int) -> tuple[Tensor, Tensor]:
+        """Energies (A,) of messages (e, edge), and the gradient (A, edge) of their sums at atoms."""
+        total = torch.zeros(n_atoms, self.first.size(0), dtype=self.first.dtype, device=self.first.device)
+        for message, edges in zip(messages, blocks):  # noqa: B905
+            total.index_add_(0, edges.centre, torch.mm(edges.basis, self.radial).mul_(message))
+        saved: list[Tensor] = []
+        z = torch.mm(total, self.first)
+        x = functional.silu(z)
+        for layer in self.layers:
+            layer(x, saved)
+        energies = torch.mm(x, self.last).squeeze(1)
+        of_x = self.last_back.repeat(n_atoms, 1)
+        for layer in self.layers_back:
+            layer.back(of_x, saved)  # type: ignore[operator]
+        return energies, torch.mm(torch.ops.aten.silu_backward(of_x, z), self.first_back)
+
+    @torch.jit.export
+    def back(
+        self, of_total: Tensor, of_messages: list[Tensor], messages: list[Tensor], blocks: list[_Edges]
+    ) -> None:
+        """From the gradient of the sums to that of the messages, added to ``of_messages``; uses up the messages."""
+        for of_message, message, edges in zip(of_messages, messages, blocks):  # noqa: B905
+            at_centre = of_total.index_select(0, edges.centre)
+            of_message.addcmul_(at_centre, torch.mm(edges.basis, self.radial))
+            edges.of_basis.addmm_(message.mul_(at_centre), self.radial_back)
+
+
+class _Interaction(nn.Module):
+    """One interaction block on a block of edges, and its way back; what is kept stands in ``saved``.
+
+    Args:
+        network: with its weights.
+        number: of the interaction block.
+    """
+
+    def __init__(self, network: GemNetT, number: int) -> None:
+        super().__init__()
+        block = network.interactions[number]
+        assert isinstance(block, Interaction)
+        self.circular_width = network.circular_width
+        edge, atom = block.dense.size(0), block.atom_dense.size(1)
+        scales = network.scales[number].detach()
+        _register(self, "own", block.dense[:, :edge] * block.message_scale)
+        _register(self, "arriving", block.dense[:, edge:] * block.message_scale)
+        _register(self, "down", block.down)
+        _register(self, "bilinear", block.bilinear * (scales[1] / 0.6))
+        _register(self, "there", block.up[:, :edge], math.sqrt(0.5))
+        _register(self, "away", block.up[:, edge:], math.sqrt(0.5))
+        _register(self, "atom_dense", block.atom_dense)
+        _register(self, "concat", block.concat_dense[2 * atom :] * block.middle_scale)
+        _register(self, "at_centre", block.concat_dense[atom : 2 * atom] * block.atom_scale)
+        _register(self, "at_neighbour", block.concat_dense[:atom] * block.atom_scale)
+        filters = network.project_triplet @ network.filter_triplet[number]
+        _register(self, "triplet_filter", filters * (scales[0] / 0.6))
+        filters = network.project_atom @ network.filter_atom[number]
+        _register(self, "atom_filter", filters * (scales[2] * block.middle_scale))
+        before = _residuals(block.before_skip, math.sqrt(0.5) / 0.6)
+        after = _residuals(block.after_skip, block.before_scale * math.sqrt(0.5))
+        atoms = _residuals(block.atom_residual, 1.0 / 0.6)
+        concat = _residuals(block.concat_residual, 1.0 / 0.6)
+        # TorchScript goes through modules in one direction only.
+        self.before, self.before_back = nn.ModuleList(before), nn.ModuleList(reversed(before))
+        self.after, self.after_back = nn.ModuleList(after), nn.ModuleList(reversed(after))
+        self.atoms, self.atoms_back = nn.ModuleList(atoms), nn.ModuleList(reversed(atoms))
+        self.concats, self.concats_back = nn.ModuleList(concat), nn.ModuleList(reversed(concat))
+        self.head = _Head(network, number + 1)
+        self.skip = block.message_scale / block.before_scale
+        self.atom_skip = block.atom_scale / block.update_scale
+        self.result_skip = block.middle_scale / block.concat_scale
+
+    def forward(
+        self, messages: list[Tensor], atoms: Tensor, blocks: list[_Edges], saved: list[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Messages (e, edge) of each block and atom features (A, atom) after one round; see :class:`Interaction`."""
+        own: list[Tensor] = []
+        away: list[Tensor] = []
+        for message, edges in zip(messages, blocks):  # noqa: B905 - TorchScript has no strict zip
+            x, sent = self.send(message, edges)
+            own.append(x)
+            away.append(sent)
+        sent = _joined(away)
+        total = torch.zeros(atoms.size(0), sent.size(1), dtype=sent.dtype, device=sent.device)
+        for x, message, edges in zip(own, messages, blocks):  # noqa: B905
+            self.mix(x, sent.index_select(0, edges.opposite), message, total, edges)
+        atoms = self.update(atoms, total, saved)
+        at_centre, at_neighbour = torch.mm(atoms, self.at_centre), torch.mm(atoms, self.at_neighbour)
+        results: list[Tensor] = []
+        for x, edges in zip(own, blocks):  # noqa: B905
+            results.append(self.result(x, at_centre, at_neighbour, edges))
+        return results, atoms
+
+    @torch.jit.export
+    def back(
+        self, of_results: list[Tensor], of_atoms: Tensor, blocks: list[_Edges], saved: list[Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """The way back of :meth:`forward`; uses up what it is given."""
+        of_own: list[Tensor] = []
+        of_ends = torch.zeros(2, of_atoms.size(0), self.own.size(0), dtype=of_atoms.dtype, device=of_atoms.device)
+        of_centre, of_neighbour = of_ends[0], of_ends[1]
+        for of_result, edges in zip(of_results, blocks):  # noqa: B905
+            of_own.append(self.result_back(of_result, of_centre, of_neighbour, edges))
+        of_atoms.addmm_(of_centre, self.at_centre_back).addmm_(of_neighbour, self.at_neighbour_back)
+        of_atoms, of_total = self.update_back(of_atoms, saved)
+        of_messages: list[Tensor] = []
+        for of_x, edges in zip(of_own, blocks):  # noqa: B905
+            of_messages.append(self.mix_back(of_x, of_total, edges))
+        of_sent = _joined(of_own)
+        for of_message, of_x, edges in zip(of_messages, of_own, blocks):  # noqa: B905
+            self.send_back(of_message, of_x, of_sent.index_select(0, edges.opposite), edges)
+        return of_messages, of_atoms
+
+    def send(self, message: Tensor, edges: _Edges) -> tuple[Tensor, Tensor]:
+        """Messages (e, edge) with their sums over triplets, and what goes to the opposite edges."""
+        z = torch.mm(message, self.own)
+        edges.saved.append(z)
+        own = functional.silu(z)
+        z = torch.mm(message, self.arriving)
+        edges.saved.append(z)
+        z = torch.mm(functional.silu(z).mul_(torch.mm(edges.basis, self.triplet_filter)), self.down)
+        edges.saved.append(z)
+        arriving = functional.silu(z)
+        gathered = arriving.new_empty(message.size(0) * self.circular_width, arriving.size(1))
+        places = [self.circular_width * n for n in edges.counts]
+        for matrix, near, result in zip(  # noqa: B905 - TorchScript has no strict zip
+            edges.circular, arriving.split(edges.counts), gathered.split(places)
+        ):
+            torch.mm(matrix, near, out=result)
+        x = torch.mm(gathered.view(message.size(0), -1), self.bilinear)
+        z = torch.mm(x, self.there)
+        edges.saved.append(z)
+        own.add_(functional.silu(z), alpha=math.sqrt(0.5))
+        z = torch.mm(x, self.away)
+        edges.saved.append(z)
+        return own, functional.silu(z)
+
+    def send_back(self, of_message: Tensor, of_own: Tensor, of_away: Tensor, edges: _Edges) -> None:
+        """The way back of :meth:`send`, added to ``of_message``."""
+        of_x = torch.mm(torch.ops.aten.silu_backward(of_away, edges.saved.pop()), self.away_back)
+        of_x.addmm_(torch.ops.aten.silu_backward(of_own, edges.saved.pop()), self.there_back)
+        z = edges.saved.pop()
+        arriving = functional.silu(z)
+        of_arriving = torch.empty_like(arriving)
+        of_gathered = torch.mm(of_x, self.bilinear_back).view(-1, arriving.size(1))
+        places = [self.circular_width * n for n in edges.counts]
+        for matrix, of_matrix, near, of_near, of_result in zip(  # noqa: B905
+            edges.circular,
+            edges.of_circular,
+            arriving.split(edges.counts),
+            of_arriving.split(edges.counts),
+            of_gathered.split(places),
+        ):
+            torch.mm(matrix.t(), of_result, out=of_near)
+            of_matrix.addmm_(of_result, near.t())
+        of_filtered = torch.mm(torch.ops.aten.silu_backward(of_arriving, z), self.down_back)
+        z = edges.saved.pop()
+        edges.of_basis.addmm_(functional.silu(z).mul_(of_filtered), self.triplet_filter_back)
+        of_filtered.mul_(torch.mm(edges.basis, self.triplet_filter))
+        of_message.addmm_(torch.ops.aten.silu_backward(of_filtered, z), self.arriving_back)
+        of_message.addmm_(torch.ops.aten.silu_backward(of_own, edges.saved.pop()), self.own_back)
+
+    def mix(self, x: Tensor, arrived: Tensor, message: Tensor, total: Tensor, edges: _Edges) -> None:
+        """Messages x (e, edge) up to the atom update, in place; their sums are added to ``total`` (A, edge)."""
+        x.add_(arrived, alpha=math.sqrt(0.5))
+        for layer in self.before:
+            layer(x, edges.saved)
+        x.add_(message, alpha=self.skip)
+        for layer in self.after:
+            layer(x, edges.saved)
+        edges.saved.append(x)
+        total.index_add_(0, edges.centre, torch.mm(edges.basis, self.atom_filter).mul_(x))
+
+    def mix_back(self, of_x: Tensor, of_total: Tensor, edges: _Edges) -> Tensor:
+        """The way back of :meth:`mix`: the gradient of x in place, and that of the message."""
+        at_centre = of_total.index_select(0, edges.centre)
+        edges.of_basis.addmm_(edges.saved.pop().mul_(at_centre), self.atom_filter_back)
+        of_x.add_(at_centre.mul_(torch.mm(edges.basis, self.atom_filter)))
+        for layer in self.after_back:
+            layer.back(of_x, edges.saved)  # type: ignore[operator]
+        of_message = of_x * self.skip
+        for layer in self.before_back:
+            layer.back(of_x, edges.saved)  # type: ignore[operator]
+        return of_message
+
+    def update(self, atoms: Tensor, total: Tensor, saved: list[Tensor]) -> Tensor:
+        """Atom features (A, atom) from those before and the sums over messages."""
+        z = torch.mm(total, self.atom_dense)
+        saved.append(z)
+        x = functional.silu(z)
+        for layer in self.atoms:
+            layer(x, saved)
+        return x.add_(atoms, alpha=self.atom_skip)
+
+    def update_back(self, of_atoms: Tensor, saved: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The way back of :meth:`update`; changes ``of_atoms``."""
+        before = of_atoms * self.atom_skip
+        for layer in self.atoms_back:
+            layer.back(of_atoms, saved)  # type: ignore[operator]
+        return before, torch.mm(torch.ops.aten.silu_backward(of_atoms, saved.pop()), self.atom_dense_back)
+
+    def result(self, x: Tensor, at_centre: Tensor, at_neighbour: Tensor, edges: _Edges) -> Tensor:
+        """Messages (e, edge) after the block, from what atoms give (A, edge)."""
+        z = torch.mm(x, self.concat)
+        z.add_(at_centre.index_select(0, edges.centre)).add_(at_neighbour.index_select(0, edges.neighbour))
+        edges.saved.append(z)
+        y = functional.silu(z)
+        for layer in self.concats:
+            layer(y, edges.saved)
+        return y.add_(x, alpha=self.result_skip)
+
+    def result_back(
+        self, of_message: Tensor, of_centre: Tensor, of_neighbour: Tensor, edges: _Edges
+    ) -> Tensor:
+        """The way back of :meth:`result`: the gradient of x; changes ``of_message``."""
+        of_x = of_message * self.result_skip
+        for layer in self.concats_back:
+            layer.back(of_message, edges.saved)  # type: ignore[operator]
+        of_ends = torch.ops.aten.silu_backward(of_message, edges.saved.pop())
+        of_centre.index_add_(0, edges.centre, of_ends)
+        of_neighbour.index_add_(0, edges.neighbour, of_ends)
+        return of_x.addmm_(of_ends, self.concat_back)
+
+
+class FastGemNet(nn.Module):
+    """GemNet-T without a graph of its messages.
+
+    Args:
+        network: with its weights.
+    """
+
+    edge_dense: Tensor
+    edge_dense_back: Tensor
+    circular: Tensor
+    circular_back: Tensor
+
+    def __init__(self, network: GemNetT) -> None:
+        super().__init__()
+        # Nothing asks for the gradient of weights, which would record every operation.
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
+        blocks = [_Interaction(network, k) for k in range(network.blocks)]
+        # TorchScript goes through modules in one direction only.
+        self.interactions, self.backwards = nn.ModuleList(blocks), nn.ModuleList(reversed(blocks))
+        self.first_head = _Head(network, 0)
+        self.first_scale = 1.0 / (0.6 * network.message_scale)
+        self.width = network.embedding.weight.size(1)
+        _register(self, "edge_dense", network.edge_dense[2 * self.width :], self.first_scale)
+        circular = network.circular * network.norms.to(network.circular.dtype)
+        _register(self, "circular", circular.permute(1, 2, 0).reshape(network.radial, -1))
+        self.circular_width, self.degrees = network.circular_width, network.spherical
+        self.shortest = 0.0
+        self.block_edges = BLOCK_EDGES
+
+    def forward(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
+        topology = self.network.topology(atomic_numbers, pair_index)
+        if pair_vectors.size(0) == 0:
+            return self.network.atomic_energies(pair_vectors, topology), pair_vectors
+        vectors = pair_vectors.detach().requires_grad_()
+        if vectors.is_cuda:
+            # A GPU has no use for atoms that take turns.
+            energies = self.network.atomic_energies(vectors, topology)
+            gradient = torch.autograd.grad([energies.sum()], [vectors])[0]
+        else:
+            recorded = [self.network.radial_basis(vectors, topology), self.network.units(vectors, topology)]
+            energies, of_recorded = self.by_hand(recorded[0], recorded[1], topology)
+            # TorchScript wants optional tensors here, and mypy plain ones.
+            gradient = torch.autograd.grad(recorded, [vectors], optional(of_recorded))[0]  # type: ignore[arg-type]
+        assert gradient is not None
+        return energies.detach(), gradient
+
+    def by_hand(self, basis: Tensor, units: Tensor, topology: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Energies (n_atoms,), and their gradients with respect to basis (E, radial) and directions (E, 3)."""
+        # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
+        with torch.no_grad():
+            blocks = self.blocks(basis, units, topology)
+            atoms, message = self.embed(topology[0], blocks)
+            n_atoms = atoms.size(0)
+            messages = [message]
+            energies, of_total = self.first_head(message, blocks, n_atoms)
+            of_totals = [of_total]
+            # Of the layers of atoms what each block of edges has in a list of its own.
+            saved: list[Tensor] = []
+            for interaction in self.interactions:
+                message, atoms = interaction(message, atoms, blocks, saved)
+                messages.append(message)
+                energy, of_total = interaction.head(message, blocks, n_atoms)  # type: ignore[operator]
+                energies.add_(energy)
+                of_totals.append(of_total)
+            of_atoms = torch.zeros_like(atoms)
+            of_message = [torch.zeros_like(part) for part in message]
+            for interaction in self.backwards:
+                interaction.head.back(of_totals.pop(), of_message, messages.pop(), blocks)  # type: ignore[operator]
+                of_message, of_atoms = interaction.back(of_message, of_atoms, blocks, saved)  # type: ignore[operator]
+            self.first_head.back(of_totals.pop(), of_message, messages.pop(), blocks)
+            of_units: list[Tensor] = []
+            for part, edges in zip(of_message, blocks):  # noqa: B905 - TorchScript has no strict zip
+                of_z = torch.ops.aten.silu_backward(part, edges.saved.pop())
+                edges.of_basis.addmm_(of_z, self.edge_dense_back)
+                of_units.append(self.circular_basis_back(edges))
+            of_basis = [edges.of_basis for edges in blocks]
+            return energies, [_joined(of_basis), _joined(of_units)]
+
+    def embed(self, species: Tensor, blocks: list[_Edges]) -> tuple[Tensor, list[Tensor]]:
+        """Atom features (A, atom) and messages (e, edge) of each block before the first interaction."""
+        atoms = self.network.embedding(species - 1)
+        weights = self.network.edge_dense
+        at_neighbour = torch.mm(atoms, weights[: self.width])
+        at_centre = torch.mm(atoms, weights[self.width : 2 * self.width])
+        messages: list[Tensor] = []
+        for edges in blocks:
+            z = torch.mm(edges.basis, self.edge_dense)
+            z.add_(at_neighbour.index_select(0, edges.neighbour))
+            z.add_(at_centre.index_select(0, edges.centre))
+            edges.saved.append(z)
+            messages.append(functional.silu(z).mul_(self.first_scale))
+        return atoms.mul_(1.0 / self.network.atom_scale), messages
+
+    def blocks(self, basis: Tensor, units: Tensor, topology: list[Tensor]) -> list[_Edges]:
+        """Whole atoms with about ``block_edges`` edges, and their circular basis."""
+        centre, neighbour, slots, opposite = topology[1], topology[2], topology[6], topology[7]
+        # Of each edge its place among those of its atom.
+        ranks = slots - centre * topology[9].size(2)
+        blocks: list[_Edges] = []
+        counts: list[int] = []
+        first_atom, first_edge, n_edges = 0, 0, 0
+        every: list[int] = torch.bincount(centre, minlength=topology[0].size(0)).tolist()
+        for atom, count in enumerate(every):
+            counts.append(count)
+            n_edges += count
+            more = atom + 1 < len(every)
+            if more and (n_edges == 0 or n_edges + every[atom + 1] <= self.block_edges):
+                continue
+            own = centre.narrow(0, first_edge, n_edges)
+            slot = (own - first_atom) * max(counts) + ranks.narrow(0, first_edge, n_edges)
+            blocks.append(
+                self.edges(
+                    counts,
+                    basis.narrow(0, first_edge, n_edges),
+                    units.narrow(0, first_edge, n_edges),
+                    own,
+                    neighbour.narrow(0, first_edge, n_edges),
+                    opposite.narrow(0, first_edge, n_edges),
+                    slot,
+                )
+            )
+            first_atom, first_edge, n_edges = atom + 1, first_edge + n_edges, 0
+            counts = []
+        return blocks
+
+    def edges(
+        self,
+        counts: list[int],
+        basis: Tensor,
+        units: Tensor,
+        centre: Tensor,
+        neighbour: Tensor,
+        opposite: Tensor,
+        slots: Tensor,
+    ) -> _Edges:
+        """A block, with its circular basis; see :meth:`GemNetT.circular_basis`."""
+        n_atoms, largest = len(counts), max(counts)
+        places = slots[:0]
+        if n_atoms * largest > slots.size(0):
+            # An empty place borrows the first edge; what comes of it is not read.
+            places = torch.zeros(n_atoms * largest, dtype=slots.dtype, device=slots.device)
+            places[slots] = torch.arange(slots.size(0), device=slots.device)
+        radial, _, polynomials = self.factors(basis, units, places, largest)
+        padded = torch.bmm(radial, polynomials.flatten(0, 1)).view(n_atoms, largest, -1, largest)
+        # An edge with itself is no triplet.
+        padded.diagonal(0, 1, 3).zero_()
+        padded = padded.view(n_atoms, -1, largest)
+        of_padded = torch.zeros_like(padded)
+        return _Edges(
+            counts,
+            basis,
+            torch.zeros_like(basis),
+            units,
+            centre,
+            neighbour,
+            opposite,
+            places,
+            slots,
+            of_padded,
+            _of_atoms(padded, counts, self.circular_width),
+            _of_atoms(of_padded, counts, self.circular_width),
+            torch.jit.annotate(list[Tensor], []),
+        )
+
+    def factors(
+        self, basis: Tensor, units: Tensor, places: Tensor, largest: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the circular basis is made of, in all places of a block.
+
+        Returns:
+            weighted radial basis (a * K, circular, degrees), directions (a, K, 3), and Legendre polynomials
+            (a, K, degrees, K) of the angles between them.
+        """
+        radial = into_places(torch.mm(basis, self.circular), places)
+        directions = into_places(units, places).view(-1, largest, 3)
+        cosines = torch.bmm(directions, directions.transpose(1, 2))
+        polynomials = torch.stack(legendre_polynomials(cosines, self.degrees), dim=2)
+        return radial.view(-1, self.circular_width, self.degrees), directions, polynomials
+
+    def circular_basis_back(self, edges: _Edges) -> Tensor:
+        """Gradient (e, 3) of directions; that of the radial basis is added to the edges' own.
+
+        d / dc sum_l a_l P_l = sum_l (2 l + 1) P_l (a_(l+1) + a_(l+3) + ...).
+        """
+        n_atoms, largest, degrees = len(edges.counts), max(edges.counts), self.degrees
+        radial, directions, polynomials = self.factors(edges.basis, edges.units, edges.places, largest)
+        of_padded = edges.of_padded.view(n_atoms, largest, -1, largest)
+        of_padded.diagonal(0, 1, 3).zero_()
+        of_padded = of_padded.view(n_atoms * largest, -1, largest)
+        of_radial = torch.bmm(of_padded, polynomials.flatten(0, 1).transpose(1, 2)).flatten(1)
+        edges.of_basis.addmm_(from_places(of_radial, edges.places, edges.slots), self.circular_back)
+        of_polynomials = torch.bmm(radial.transpose(1, 2), of_padded).view(n_atoms, largest, degrees, largest)
+        of_degrees, values = of_polynomials.unbind(2), polynomials.unbind(2)
+        of_cosines = torch.zeros(n_atoms, largest, largest, dtype=radial.dtype, device=radial.device)
+        for degree in range(degrees - 2, -1, -1):
+            above = of_degrees[degree + 1]
+            of_cosines.addcmul_(values[degree], above, value=2.0 * degree + 1.0)
+            if degree > 1:
+                of_degrees[degree - 1].add_(above)
+        of_directions = torch.bmm(of_cosines + of_cosines.transpose(1, 2), directions)
+        return from_places(of_directions.view(-1, 3), edges.places, edges.slots)
