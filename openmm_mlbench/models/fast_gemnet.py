@@ -459,15 +459,14 @@ class FastGemNet(nn.Module):
         # Of each edge its place among those of its atom.
         ranks = slots - centre * topology[9].size(2)
         blocks: list[_Edges] = []
-        counts: list[int] = []
         first_atom, first_edge, n_edges = 0, 0, 0
         every: list[int] = torch.bincount(centre, minlength=topology[0].size(0)).tolist()
         for atom, count in enumerate(every):
-            counts.append(count)
             n_edges += count
             more = atom + 1 < len(every)
             if more and (n_edges == 0 or n_edges + every[atom + 1] <= self.block_edges):
                 continue
+            counts = every[first_atom : atom + 1]
             own = centre.narrow(0, first_edge, n_edges)
             slot = (own - first_atom) * max(counts) + ranks.narrow(0, first_edge, n_edges)
             blocks.append(
@@ -482,7 +481,6 @@ class FastGemNet(nn.Module):
                 )
             )
             first_atom, first_edge, n_edges = atom + 1, first_edge + n_edges, 0
-            counts = []
         return blocks
 
     def edges(
