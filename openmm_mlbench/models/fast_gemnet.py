@@ -40,6 +40,11 @@ class _Edges(NamedTuple):
     circular: list[Tensor]  # of each atom (n * circular, n)
     of_circular: list[Tensor]  # what of the padded gradient is not padding
     saved: list[Tensor]  # what the way back needs, in the order of the way there
+    # Room for what is not kept, shared by all blocks: new memory would come from outside the cache.
+    room: Tensor  # (e, edge)
+    more: Tensor  # (e, edge)
+    thin: Tensor  # (e, triplet)
+    wide: Tensor  # (e * circular, triplet)
 
 
 def _register(module: nn.Module, name: str, matrix: Tensor, factor_back: float = 1.0) -> None:
@@ -62,6 +67,11 @@ def _of_atoms(padded: Tensor, counts: list[int], width: int) -> list[Tensor]:
     return result
 
 
+def _through(of_y: Tensor, z: Tensor) -> Tensor:
+    """Gradient of z from that of silu(z), in z's place."""
+    return torch.ops.aten.silu_backward(of_y, z, grad_input=z)
+
+
 class _Residual(nn.Module):
     """(x + sigma(W_2 sigma(W_1 x))) / sqrt(2) of x / scale, and the way back.
 
@@ -82,19 +92,19 @@ class _Residual(nn.Module):
         _register(self, "first", first * scale)
         _register(self, "second", second / 0.6, self.factor)
 
-    def forward(self, x: Tensor, saved: list[Tensor]) -> None:
-        """(n, width), changed in place."""
+    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor) -> None:
+        """(n, width), changed in place, with room for as much."""
         z = torch.mm(x, self.first)
         saved.append(z)
-        z = torch.mm(functional.silu(z), self.second)
+        z = torch.mm(torch.ops.aten.silu(z, out=room), self.second)
         saved.append(z)
-        x.add_(functional.silu(z), alpha=self.factor)
+        x.add_(torch.ops.aten.silu(z, out=room), alpha=self.factor)
 
     @torch.jit.export
-    def back(self, of_x: Tensor, saved: list[Tensor]) -> None:
+    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor) -> None:
         """From the gradient (n, width) of the output to that of the input, in place."""
-        of_y = torch.mm(torch.ops.aten.silu_backward(of_x, saved.pop()), self.second_back)
-        of_x.addmm_(torch.ops.aten.silu_backward(of_y, saved.pop()), self.first_back)
+        of_y = torch.mm(_through(of_x, saved.pop()), self.second_back, out=room)
+        of_x.addmm_(_through(of_y, saved.pop()), self.first_back)
 
 
 def _residuals(layers: nn.ModuleList, scale: float) -> list[_Residual]:
@@ -139,27 +149,29 @@ class _Head(nn.Module):
         """Energies (A,) of messages (e, edge), and the gradient (A, edge) of their sums at atoms."""
         total = torch.zeros(n_atoms, self.first.size(0), dtype=self.first.dtype, device=self.first.device)
         for message, edges in zip(messages, blocks):  # noqa: B905
-            total.index_add_(0, edges.centre, torch.mm(edges.basis, self.radial).mul_(message))
+            filters = torch.mm(edges.basis, self.radial, out=edges.room)
+            total.index_add_(0, edges.centre, filters.mul_(message))
         saved: list[Tensor] = []
         z = torch.mm(total, self.first)
         x = functional.silu(z)
+        room = torch.empty_like(x)
         for layer in self.layers:
-            layer(x, saved)
+            layer(x, saved, room)
         energies = torch.mm(x, self.last).squeeze(1)
         of_x = self.last_back.repeat(n_atoms, 1)
         for layer in self.layers_back:
-            layer.back(of_x, saved)  # type: ignore[operator]
-        return energies, torch.mm(torch.ops.aten.silu_backward(of_x, z), self.first_back)
+            layer.back(of_x, saved, room)  # type: ignore[operator]
+        return energies, torch.mm(_through(of_x, z), self.first_back)
 
     @torch.jit.export
     def back(
         self, of_total: Tensor, of_messages: list[Tensor], messages: list[Tensor], blocks: list[_Edges]
     ) -> None:
-        """From the gradient of the sums to that of the messages, added to ``of_messages``; uses up the messages."""
+        """From the gradient of the sums to that of the messages, added to ``of_messages``."""
         for of_message, message, edges in zip(of_messages, messages, blocks):  # noqa: B905
-            at_centre = of_total.index_select(0, edges.centre)
-            of_message.addcmul_(at_centre, torch.mm(edges.basis, self.radial))
-            edges.of_basis.addmm_(message.mul_(at_centre), self.radial_back)
+            at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
+            of_message.addcmul_(at_centre, torch.mm(edges.basis, self.radial, out=edges.more))
+            edges.of_basis.addmm_(at_centre.mul_(message), self.radial_back)
 
 
 class _Interaction(nn.Module):
@@ -218,7 +230,7 @@ class _Interaction(nn.Module):
         sent = _joined(away)
         total = torch.zeros(atoms.size(0), sent.size(1), dtype=sent.dtype, device=sent.device)
         for x, message, edges in zip(own, messages, blocks):  # noqa: B905
-            self.mix(x, sent.index_select(0, edges.opposite), message, total, edges)
+            self.mix(x, sent, message, total, edges)
         atoms = self.update(atoms, total, saved)
         at_centre, at_neighbour = torch.mm(atoms, self.at_centre), torch.mm(atoms, self.at_neighbour)
         results: list[Tensor] = []
@@ -243,7 +255,7 @@ class _Interaction(nn.Module):
             of_messages.append(self.mix_back(of_x, of_total, edges))
         of_sent = _joined(of_own)
         for of_message, of_x, edges in zip(of_messages, of_own, blocks):  # noqa: B905
-            self.send_back(of_message, of_x, of_sent.index_select(0, edges.opposite), edges)
+            self.send_back(of_message, of_x, of_sent, edges)
         return of_messages, of_atoms
 
     def send(self, message: Tensor, edges: _Edges) -> tuple[Tensor, Tensor]:
@@ -253,95 +265,100 @@ class _Interaction(nn.Module):
         own = functional.silu(z)
         z = torch.mm(message, self.arriving)
         edges.saved.append(z)
-        z = torch.mm(functional.silu(z).mul_(torch.mm(edges.basis, self.triplet_filter)), self.down)
+        filtered = torch.mm(edges.basis, self.triplet_filter, out=edges.room)
+        filtered.mul_(torch.ops.aten.silu(z, out=edges.more))
+        z = torch.mm(filtered, self.down)
         edges.saved.append(z)
-        arriving = functional.silu(z)
-        gathered = arriving.new_empty(message.size(0) * self.circular_width, arriving.size(1))
+        arriving = torch.ops.aten.silu(z, out=edges.thin)
         places = [self.circular_width * n for n in edges.counts]
-        for matrix, near, result in zip(  # noqa: B905 - TorchScript has no strict zip
-            edges.circular, arriving.split(edges.counts), gathered.split(places)
+        for matrix, near, gathered in zip(  # noqa: B905
+            edges.circular, arriving.split(edges.counts), edges.wide.split(places)
         ):
-            torch.mm(matrix, near, out=result)
-        x = torch.mm(gathered.view(message.size(0), -1), self.bilinear)
+            torch.mm(matrix, near, out=gathered)
+        x = torch.mm(edges.wide.view(message.size(0), -1), self.bilinear, out=edges.thin)
         z = torch.mm(x, self.there)
         edges.saved.append(z)
-        own.add_(functional.silu(z), alpha=math.sqrt(0.5))
+        own.add_(torch.ops.aten.silu(z, out=edges.room), alpha=math.sqrt(0.5))
         z = torch.mm(x, self.away)
         edges.saved.append(z)
         return own, functional.silu(z)
 
-    def send_back(self, of_message: Tensor, of_own: Tensor, of_away: Tensor, edges: _Edges) -> None:
-        """The way back of :meth:`send`, added to ``of_message``."""
-        of_x = torch.mm(torch.ops.aten.silu_backward(of_away, edges.saved.pop()), self.away_back)
-        of_x.addmm_(torch.ops.aten.silu_backward(of_own, edges.saved.pop()), self.there_back)
+    def send_back(self, of_message: Tensor, of_own: Tensor, of_sent: Tensor, edges: _Edges) -> None:
+        """The way back of :meth:`send`, added to ``of_message``; ``of_sent`` (E, edge) stands at the opposite edges."""
+        of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.room)
+        of_x = torch.mm(_through(of_away, edges.saved.pop()), self.away_back, out=edges.thin)
+        of_x.addmm_(_through(of_own, edges.saved.pop()), self.there_back)
         z = edges.saved.pop()
-        arriving = functional.silu(z)
-        of_arriving = torch.empty_like(arriving)
-        of_gathered = torch.mm(of_x, self.bilinear_back).view(-1, arriving.size(1))
+        torch.mm(of_x, self.bilinear_back, out=edges.wide.view(of_x.size(0), -1))
+        arriving, of_arriving = functional.silu(z), edges.thin
         places = [self.circular_width * n for n in edges.counts]
-        for matrix, of_matrix, near, of_near, of_result in zip(  # noqa: B905
+        for matrix, of_matrix, near, of_near, of_gathered in zip(  # noqa: B905
             edges.circular,
             edges.of_circular,
             arriving.split(edges.counts),
             of_arriving.split(edges.counts),
-            of_gathered.split(places),
+            edges.wide.split(places),
         ):
-            torch.mm(matrix.t(), of_result, out=of_near)
-            of_matrix.addmm_(of_result, near.t())
-        of_filtered = torch.mm(torch.ops.aten.silu_backward(of_arriving, z), self.down_back)
+            torch.mm(matrix.t(), of_gathered, out=of_near)
+            of_matrix.addmm_(of_gathered, near.t())
+        of_filtered = torch.mm(_through(of_arriving, z), self.down_back, out=edges.room)
         z = edges.saved.pop()
-        edges.of_basis.addmm_(functional.silu(z).mul_(of_filtered), self.triplet_filter_back)
-        of_filtered.mul_(torch.mm(edges.basis, self.triplet_filter))
-        of_message.addmm_(torch.ops.aten.silu_backward(of_filtered, z), self.arriving_back)
-        of_message.addmm_(torch.ops.aten.silu_backward(of_own, edges.saved.pop()), self.own_back)
+        of_filter = torch.ops.aten.silu(z, out=edges.more).mul_(of_filtered)
+        edges.of_basis.addmm_(of_filter, self.triplet_filter_back)
+        of_filtered.mul_(torch.mm(edges.basis, self.triplet_filter, out=edges.more))
+        of_message.addmm_(_through(of_filtered, z), self.arriving_back)
+        of_message.addmm_(_through(of_own, edges.saved.pop()), self.own_back)
 
-    def mix(self, x: Tensor, arrived: Tensor, message: Tensor, total: Tensor, edges: _Edges) -> None:
+    def mix(self, x: Tensor, sent: Tensor, message: Tensor, total: Tensor, edges: _Edges) -> None:
         """Messages x (e, edge) up to the atom update, in place; their sums are added to ``total`` (A, edge)."""
+        arrived = torch.index_select(sent, 0, edges.opposite, out=edges.room)
         x.add_(arrived, alpha=math.sqrt(0.5))
         for layer in self.before:
-            layer(x, edges.saved)
+            layer(x, edges.saved, edges.room)
         x.add_(message, alpha=self.skip)
         for layer in self.after:
-            layer(x, edges.saved)
+            layer(x, edges.saved, edges.room)
         edges.saved.append(x)
-        total.index_add_(0, edges.centre, torch.mm(edges.basis, self.atom_filter).mul_(x))
+        filters = torch.mm(edges.basis, self.atom_filter, out=edges.room)
+        total.index_add_(0, edges.centre, filters.mul_(x))
 
     def mix_back(self, of_x: Tensor, of_total: Tensor, edges: _Edges) -> Tensor:
         """The way back of :meth:`mix`: the gradient of x in place, and that of the message."""
-        at_centre = of_total.index_select(0, edges.centre)
-        edges.of_basis.addmm_(edges.saved.pop().mul_(at_centre), self.atom_filter_back)
-        of_x.add_(at_centre.mul_(torch.mm(edges.basis, self.atom_filter)))
+        at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
+        of_x.addcmul_(at_centre, torch.mm(edges.basis, self.atom_filter, out=edges.more))
+        edges.of_basis.addmm_(at_centre.mul_(edges.saved.pop()), self.atom_filter_back)
         for layer in self.after_back:
-            layer.back(of_x, edges.saved)  # type: ignore[operator]
+            layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
         of_message = of_x * self.skip
         for layer in self.before_back:
-            layer.back(of_x, edges.saved)  # type: ignore[operator]
+            layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
         return of_message
 
     def update(self, atoms: Tensor, total: Tensor, saved: list[Tensor]) -> Tensor:
         """Atom features (A, atom) from those before and the sums over messages."""
         z = torch.mm(total, self.atom_dense)
         saved.append(z)
-        x = functional.silu(z)
+        x, room = functional.silu(z), torch.empty_like(atoms)
         for layer in self.atoms:
-            layer(x, saved)
+            layer(x, saved, room)
         return x.add_(atoms, alpha=self.atom_skip)
 
     def update_back(self, of_atoms: Tensor, saved: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The way back of :meth:`update`; changes ``of_atoms``."""
-        before = of_atoms * self.atom_skip
+        before, room = of_atoms * self.atom_skip, torch.empty_like(of_atoms)
         for layer in self.atoms_back:
-            layer.back(of_atoms, saved)  # type: ignore[operator]
-        return before, torch.mm(torch.ops.aten.silu_backward(of_atoms, saved.pop()), self.atom_dense_back)
+            layer.back(of_atoms, saved, room)  # type: ignore[operator]
+        return before, torch.mm(_through(of_atoms, saved.pop()), self.atom_dense_back)
 
     def result(self, x: Tensor, at_centre: Tensor, at_neighbour: Tensor, edges: _Edges) -> Tensor:
         """Messages (e, edge) after the block, from what atoms give (A, edge)."""
         z = torch.mm(x, self.concat)
-        z.add_(at_centre.index_select(0, edges.centre)).add_(at_neighbour.index_select(0, edges.neighbour))
+        z.add_(torch.index_select(at_centre, 0, edges.centre, out=edges.room))
+        z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
         edges.saved.append(z)
         y = functional.silu(z)
         for layer in self.concats:
-            layer(y, edges.saved)
+            layer(y, edges.saved, edges.room)
         return y.add_(x, alpha=self.result_skip)
 
     def result_back(
@@ -350,8 +367,8 @@ class _Interaction(nn.Module):
         """The way back of :meth:`result`: the gradient of x; changes ``of_message``."""
         of_x = of_message * self.result_skip
         for layer in self.concats_back:
-            layer.back(of_message, edges.saved)  # type: ignore[operator]
-        of_ends = torch.ops.aten.silu_backward(of_message, edges.saved.pop())
+            layer.back(of_message, edges.saved, edges.room)  # type: ignore[operator]
+        of_ends = _through(of_message, edges.saved.pop())
         of_centre.index_add_(0, edges.centre, of_ends)
         of_neighbour.index_add_(0, edges.neighbour, of_ends)
         return of_x.addmm_(of_ends, self.concat_back)
@@ -378,11 +395,12 @@ class FastGemNet(nn.Module):
         self.interactions, self.backwards = nn.ModuleList(blocks), nn.ModuleList(reversed(blocks))
         self.first_head = _Head(network, 0)
         self.first_scale = 1.0 / (0.6 * network.message_scale)
-        self.width = network.embedding.weight.size(1)
-        _register(self, "edge_dense", network.edge_dense[2 * self.width :], self.first_scale)
+        self.atom = network.embedding.weight.size(1)
+        _register(self, "edge_dense", network.edge_dense[2 * self.atom :], self.first_scale)
         circular = network.circular * network.norms.to(network.circular.dtype)
         _register(self, "circular", circular.permute(1, 2, 0).reshape(network.radial, -1))
         self.circular_width, self.degrees = network.circular_width, network.spherical
+        self.edge, self.triplet = blocks[0].down.size(0), blocks[0].down.size(1)
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
 
@@ -432,8 +450,7 @@ class FastGemNet(nn.Module):
             self.first_head.back(of_totals.pop(), of_message, messages.pop(), blocks)
             of_units: list[Tensor] = []
             for part, edges in zip(of_message, blocks):  # noqa: B905 - TorchScript has no strict zip
-                of_z = torch.ops.aten.silu_backward(part, edges.saved.pop())
-                edges.of_basis.addmm_(of_z, self.edge_dense_back)
+                edges.of_basis.addmm_(_through(part, edges.saved.pop()), self.edge_dense_back)
                 of_units.append(self.circular_basis_back(edges))
             of_basis = [edges.of_basis for edges in blocks]
             return energies, [_joined(of_basis), _joined(of_units)]
@@ -442,8 +459,8 @@ class FastGemNet(nn.Module):
         """Atom features (A, atom) and messages (e, edge) of each block before the first interaction."""
         atoms = self.network.embedding(species - 1)
         weights = self.network.edge_dense
-        at_neighbour = torch.mm(atoms, weights[: self.width])
-        at_centre = torch.mm(atoms, weights[self.width : 2 * self.width])
+        at_neighbour = torch.mm(atoms, weights[: self.atom])
+        at_centre = torch.mm(atoms, weights[self.atom : 2 * self.atom])
         messages: list[Tensor] = []
         for edges in blocks:
             z = torch.mm(edges.basis, self.edge_dense)
@@ -454,47 +471,44 @@ class FastGemNet(nn.Module):
         return atoms.mul_(1.0 / self.network.atom_scale), messages
 
     def blocks(self, basis: Tensor, units: Tensor, topology: list[Tensor]) -> list[_Edges]:
-        """Whole atoms with about ``block_edges`` edges, and their circular basis."""
-        centre, neighbour, slots, opposite = topology[1], topology[2], topology[6], topology[7]
-        # Of each edge its place among those of its atom.
-        ranks = slots - centre * topology[9].size(2)
-        blocks: list[_Edges] = []
-        first_atom, first_edge, n_edges = 0, 0, 0
-        every: list[int] = torch.bincount(centre, minlength=topology[0].size(0)).tolist()
-        for atom, count in enumerate(every):
+        """All edges, in blocks of whole atoms with about ``block_edges``, and their circular basis."""
+        centre, slots, most = topology[1], topology[6], topology[9].size(2)
+        counts: list[int] = torch.bincount(centre, minlength=topology[0].size(0)).tolist()
+        # Of each block its first atom and its number of edges.
+        first_atoms = [0]
+        sizes: list[int] = []
+        n_edges = 0
+        for atom, count in enumerate(counts):
+            if n_edges > 0 and n_edges + count > self.block_edges:
+                first_atoms.append(atom)
+                sizes.append(n_edges)
+                n_edges = 0
             n_edges += count
-            more = atom + 1 < len(every)
-            if more and (n_edges == 0 or n_edges + every[atom + 1] <= self.block_edges):
-                continue
-            counts = every[first_atom : atom + 1]
-            own = centre.narrow(0, first_edge, n_edges)
-            slot = (own - first_atom) * max(counts) + ranks.narrow(0, first_edge, n_edges)
-            blocks.append(
-                self.edges(
-                    counts,
-                    basis.narrow(0, first_edge, n_edges),
-                    units.narrow(0, first_edge, n_edges),
-                    own,
-                    neighbour.narrow(0, first_edge, n_edges),
-                    opposite.narrow(0, first_edge, n_edges),
-                    slot,
-                )
-            )
-            first_atom, first_edge, n_edges = atom + 1, first_edge + n_edges, 0
+        sizes.append(n_edges)
+        largest = max(sizes)
+        room = [
+            basis.new_empty(largest, self.edge),
+            basis.new_empty(largest, self.edge),
+            basis.new_empty(largest, self.triplet),
+            basis.new_empty(largest, self.circular_width * self.triplet),
+        ]
+        blocks: list[_Edges] = []
+        # Of each edge its place among those of its atom.
+        tensors = [basis, units, centre, topology[2], topology[7], slots - centre * most]
+        begin = 0
+        for k, size in enumerate(sizes):
+            end = first_atoms[k + 1] if k + 1 < len(sizes) else len(counts)
+            here = [tensor.narrow(0, begin, size) for tensor in tensors]
+            here += [tensor.narrow(0, 0, size) for tensor in room]
+            blocks.append(self.block(counts[first_atoms[k] : end], first_atoms[k], here))
+            begin += size
         return blocks
 
-    def edges(
-        self,
-        counts: list[int],
-        basis: Tensor,
-        units: Tensor,
-        centre: Tensor,
-        neighbour: Tensor,
-        opposite: Tensor,
-        slots: Tensor,
-    ) -> _Edges:
-        """A block, with its circular basis; see :meth:`GemNetT.circular_basis`."""
+    def block(self, counts: list[int], first_atom: int, tensors: list[Tensor]) -> _Edges:
+        """One of them, of atoms from ``first_atom`` on, with its part of what :meth:`blocks` has."""
+        basis, units, centre = tensors[0], tensors[1], tensors[2]
         n_atoms, largest = len(counts), max(counts)
+        slots = (centre - first_atom) * largest + tensors[5]
         places = slots[:0]
         if n_atoms * largest > slots.size(0):
             # An empty place borrows the first edge; what comes of it is not read.
@@ -504,22 +518,26 @@ class FastGemNet(nn.Module):
         padded = torch.bmm(radial, polynomials.flatten(0, 1)).view(n_atoms, largest, -1, largest)
         # An edge with itself is no triplet.
         padded.diagonal(0, 1, 3).zero_()
-        padded = padded.view(n_atoms, -1, largest)
-        of_padded = torch.zeros_like(padded)
+        of_padded = torch.zeros(n_atoms, padded.size(1) * padded.size(2), largest, dtype=basis.dtype)
+        saved: list[Tensor] = []
         return _Edges(
             counts,
             basis,
             torch.zeros_like(basis),
             units,
             centre,
-            neighbour,
-            opposite,
+            tensors[3],
+            tensors[4],
             places,
             slots,
             of_padded,
-            _of_atoms(padded, counts, self.circular_width),
+            _of_atoms(padded.view_as(of_padded), counts, self.circular_width),
             _of_atoms(of_padded, counts, self.circular_width),
-            torch.jit.annotate(list[Tensor], []),
+            saved,
+            tensors[6],
+            tensors[7],
+            tensors[8],
+            tensors[9].view(-1, self.triplet),
         )
 
     def factors(
