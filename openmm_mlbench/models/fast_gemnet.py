@@ -38,6 +38,7 @@ class _Edges(NamedTuple):
     slots: Tensor  # (e,)
     of_padded: Tensor  # (a, K * circular, K), gradient of the circular basis
     circular: list[Tensor]  # of each atom (n * circular, n)
+    turned: list[Tensor]  # the same (n, n * circular)
     of_circular: list[Tensor]  # what of the padded gradient is not padding
     saved: list[Tensor]  # what the way back needs, in the order of the way there
     # Room for what is not kept, shared by all blocks: new memory would come from outside the cache.
@@ -240,14 +241,19 @@ class _Interaction(nn.Module):
 
     @torch.jit.export
     def back(
-        self, of_results: list[Tensor], of_atoms: Tensor, blocks: list[_Edges], saved: list[Tensor]
+        self,
+        of_results: list[Tensor],
+        results: list[Tensor],
+        of_atoms: Tensor,
+        blocks: list[_Edges],
+        saved: list[Tensor],
     ) -> tuple[list[Tensor], Tensor]:
         """The way back of :meth:`forward`; uses up what it is given."""
         of_own: list[Tensor] = []
         of_ends = torch.zeros(2, of_atoms.size(0), self.own.size(0), dtype=of_atoms.dtype, device=of_atoms.device)
         of_centre, of_neighbour = of_ends[0], of_ends[1]
-        for of_result, edges in zip(of_results, blocks):  # noqa: B905
-            of_own.append(self.result_back(of_result, of_centre, of_neighbour, edges))
+        for of_result, result, edges in zip(of_results, results, blocks):  # noqa: B905
+            of_own.append(self.result_back(of_result, result, of_centre, of_neighbour, edges))
         of_atoms.addmm_(of_centre, self.at_centre_back).addmm_(of_neighbour, self.at_neighbour_back)
         of_atoms, of_total = self.update_back(of_atoms, saved)
         of_messages: list[Tensor] = []
@@ -292,15 +298,15 @@ class _Interaction(nn.Module):
         torch.mm(of_x, self.bilinear_back, out=edges.wide.view(of_x.size(0), -1))
         arriving, of_arriving = functional.silu(z), edges.thin
         places = [self.circular_width * n for n in edges.counts]
-        for matrix, of_matrix, near, of_near, of_gathered in zip(  # noqa: B905
-            edges.circular,
+        for turned, of_matrix, near, of_near, of_gathered in zip(  # noqa: B905
+            edges.turned,
             edges.of_circular,
-            arriving.split(edges.counts),
+            arriving.t().split(edges.counts, 1),
             of_arriving.split(edges.counts),
             edges.wide.split(places),
         ):
-            torch.mm(matrix.t(), of_gathered, out=of_near)
-            of_matrix.addmm_(of_gathered, near.t())
+            torch.mm(turned, of_gathered, out=of_near)
+            of_matrix.addmm_(of_gathered, near)
         of_filtered = torch.mm(_through(of_arriving, z), self.down_back, out=edges.room)
         z = edges.saved.pop()
         of_filter = torch.ops.aten.silu(z, out=edges.more).mul_(of_filtered)
@@ -326,10 +332,11 @@ class _Interaction(nn.Module):
         """The way back of :meth:`mix`: the gradient of x in place, and that of the message."""
         at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
         of_x.addcmul_(at_centre, torch.mm(edges.basis, self.atom_filter, out=edges.more))
-        edges.of_basis.addmm_(at_centre.mul_(edges.saved.pop()), self.atom_filter_back)
+        x = edges.saved.pop()
+        edges.of_basis.addmm_(at_centre.mul_(x), self.atom_filter_back)
         for layer in self.after_back:
             layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
-        of_message = of_x * self.skip
+        of_message = torch.mul(of_x, self.skip, out=x)
         for layer in self.before_back:
             layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
         return of_message
@@ -362,10 +369,10 @@ class _Interaction(nn.Module):
         return y.add_(x, alpha=self.result_skip)
 
     def result_back(
-        self, of_message: Tensor, of_centre: Tensor, of_neighbour: Tensor, edges: _Edges
+        self, of_message: Tensor, message: Tensor, of_centre: Tensor, of_neighbour: Tensor, edges: _Edges
     ) -> Tensor:
-        """The way back of :meth:`result`: the gradient of x; changes ``of_message``."""
-        of_x = of_message * self.result_skip
+        """The way back of :meth:`result`: the gradient of x, where the message was; changes ``of_message``."""
+        of_x = torch.mul(of_message, self.result_skip, out=message)
         for layer in self.concats_back:
             layer.back(of_message, edges.saved, edges.room)  # type: ignore[operator]
         of_ends = _through(of_message, edges.saved.pop())
@@ -445,8 +452,9 @@ class FastGemNet(nn.Module):
             of_atoms = torch.zeros_like(atoms)
             of_message = [torch.zeros_like(part) for part in message]
             for interaction in self.backwards:
-                interaction.head.back(of_totals.pop(), of_message, messages.pop(), blocks)  # type: ignore[operator]
-                of_message, of_atoms = interaction.back(of_message, of_atoms, blocks, saved)  # type: ignore[operator]
+                message = messages.pop()
+                interaction.head.back(of_totals.pop(), of_message, message, blocks)  # type: ignore[operator]
+                of_message, of_atoms = interaction.back(of_message, message, of_atoms, blocks, saved)  # type: ignore[operator]
             self.first_head.back(of_totals.pop(), of_message, messages.pop(), blocks)
             of_units: list[Tensor] = []
             for part, edges in zip(of_message, blocks):  # noqa: B905 - TorchScript has no strict zip
@@ -519,6 +527,7 @@ class FastGemNet(nn.Module):
         # An edge with itself is no triplet.
         padded.diagonal(0, 1, 3).zero_()
         of_padded = torch.zeros(n_atoms, padded.size(1) * padded.size(2), largest, dtype=basis.dtype)
+        circular = _of_atoms(padded.view_as(of_padded), counts, self.circular_width)
         saved: list[Tensor] = []
         return _Edges(
             counts,
@@ -531,7 +540,8 @@ class FastGemNet(nn.Module):
             places,
             slots,
             of_padded,
-            _of_atoms(padded.view_as(of_padded), counts, self.circular_width),
+            circular,
+            [matrix.t() for matrix in circular],
             _of_atoms(of_padded, counts, self.circular_width),
             saved,
             tensors[6],
