@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from openmm_mlbench.models.bases import legendre_polynomials
 from openmm_mlbench.models.fast_nequip import optional
-from openmm_mlbench.models.gemnet import GemNetT, Interaction, Outputs, Residual
+from openmm_mlbench.models.gemnet import GemNetT, Interaction, Residual
 from openmm_mlbench.models.triplets import from_places, into_places
 
 # Edges that are taken together, unless one atom has more.
@@ -183,6 +183,31 @@ class _Interaction(nn.Module):
         number: of the interaction block.
     """
 
+    own: Tensor
+    own_back: Tensor
+    arriving: Tensor
+    arriving_back: Tensor
+    down: Tensor
+    down_back: Tensor
+    bilinear: Tensor
+    bilinear_back: Tensor
+    there: Tensor
+    there_back: Tensor
+    away: Tensor
+    away_back: Tensor
+    atom_dense: Tensor
+    atom_dense_back: Tensor
+    concat: Tensor
+    concat_back: Tensor
+    at_centre: Tensor
+    at_centre_back: Tensor
+    at_neighbour: Tensor
+    at_neighbour_back: Tensor
+    triplet_filter: Tensor
+    triplet_filter_back: Tensor
+    atom_filter: Tensor
+    atom_filter_back: Tensor
+
     def __init__(self, network: GemNetT, number: int) -> None:
         super().__init__()
         block = network.interactions[number]
@@ -242,15 +267,19 @@ class _Interaction(nn.Module):
     @torch.jit.export
     def back(
         self,
+        of_head: Tensor,
         of_results: list[Tensor],
         results: list[Tensor],
         of_atoms: Tensor,
         blocks: list[_Edges],
         saved: list[Tensor],
     ) -> tuple[list[Tensor], Tensor]:
-        """The way back of :meth:`forward`; uses up what it is given."""
+        """The way back of :meth:`forward`, and of the head on its results; uses up what it is given."""
+        self.head.back(of_head, of_results, results, blocks)
         of_own: list[Tensor] = []
-        of_ends = torch.zeros(2, of_atoms.size(0), self.own.size(0), dtype=of_atoms.dtype, device=of_atoms.device)
+        of_ends = torch.zeros(
+            2, of_atoms.size(0), self.own.size(0), dtype=of_atoms.dtype, device=of_atoms.device
+        )
         of_centre, of_neighbour = of_ends[0], of_ends[1]
         for of_result, result, edges in zip(of_results, results, blocks):  # noqa: B905
             of_own.append(self.result_back(of_result, result, of_centre, of_neighbour, edges))
@@ -281,7 +310,7 @@ class _Interaction(nn.Module):
             edges.circular, arriving.split(edges.counts), edges.wide.split(places)
         ):
             torch.mm(matrix, near, out=gathered)
-        x = torch.mm(edges.wide.view(message.size(0), -1), self.bilinear, out=edges.thin)
+        x = torch.mm(edges.wide.view(message.size(0), -1), self.bilinear)
         z = torch.mm(x, self.there)
         edges.saved.append(z)
         own.add_(torch.ops.aten.silu(z, out=edges.room), alpha=math.sqrt(0.5))
@@ -292,7 +321,7 @@ class _Interaction(nn.Module):
     def send_back(self, of_message: Tensor, of_own: Tensor, of_sent: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`send`, added to ``of_message``; ``of_sent`` (E, edge) stands at the opposite edges."""
         of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.room)
-        of_x = torch.mm(_through(of_away, edges.saved.pop()), self.away_back, out=edges.thin)
+        of_x = torch.mm(_through(of_away, edges.saved.pop()), self.away_back)
         of_x.addmm_(_through(of_own, edges.saved.pop()), self.there_back)
         z = edges.saved.pop()
         torch.mm(of_x, self.bilinear_back, out=edges.wide.view(of_x.size(0), -1))
@@ -452,9 +481,9 @@ class FastGemNet(nn.Module):
             of_atoms = torch.zeros_like(atoms)
             of_message = [torch.zeros_like(part) for part in message]
             for interaction in self.backwards:
-                message = messages.pop()
-                interaction.head.back(of_totals.pop(), of_message, message, blocks)  # type: ignore[operator]
-                of_message, of_atoms = interaction.back(of_message, message, of_atoms, blocks, saved)  # type: ignore[operator]
+                of_message, of_atoms = interaction.back(  # type: ignore[operator]
+                    of_totals.pop(), of_message, messages.pop(), of_atoms, blocks, saved
+                )
             self.first_head.back(of_totals.pop(), of_message, messages.pop(), blocks)
             of_units: list[Tensor] = []
             for part, edges in zip(of_message, blocks):  # noqa: B905 - TorchScript has no strict zip
@@ -487,7 +516,8 @@ class FastGemNet(nn.Module):
         sizes: list[int] = []
         n_edges = 0
         for atom, count in enumerate(counts):
-            if n_edges > 0 and n_edges + count > self.block_edges:
+            # A block has edges, and atoms without any are nowhere first but in the first.
+            if n_edges > 0 and count > 0 and n_edges + count > self.block_edges:
                 first_atoms.append(atom)
                 sizes.append(n_edges)
                 n_edges = 0
