@@ -17,7 +17,7 @@ from openmm_mlbench.models.fast_forms import fast_form
 from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs
 
 # Architectures that have a fast form, as cards name them, and those whose form also serves molecules.
-ANALYTIC = ("schnet", "deeppot-se", "nequip", "dimenet")
+ANALYTIC = ("schnet", "deeppot-se", "nequip", "dimenet", "gemnet-t")
 ANALYTIC_MOLECULES = ("schnet", "deeppot-se")
 
 

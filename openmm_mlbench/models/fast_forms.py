@@ -17,7 +17,9 @@ from openmm_mlbench.models.cutoffs import cosine_cutoff
 from openmm_mlbench.models.deeppot_se import DeepPotSE
 from openmm_mlbench.models.dimenet import DimeNet
 from openmm_mlbench.models.fast_dimenet import FastDimeNet
+from openmm_mlbench.models.fast_gemnet import FastGemNet
 from openmm_mlbench.models.fast_nequip import FastNequIP
+from openmm_mlbench.models.gemnet import GemNetT
 from openmm_mlbench.models.neighbours import directed_edges, group_by_label
 from openmm_mlbench.models.nequip import NequIP
 from openmm_mlbench.models.network import Network
@@ -354,4 +356,6 @@ def fast_form(network: Network) -> nn.Module | None:
         return FastNequIP(network)
     if isinstance(network, DimeNet):
         return FastDimeNet(network)
+    if isinstance(network, GemNetT):
+        return FastGemNet(network)
     return None

@@ -56,7 +56,7 @@ _SIGMA = 1.0 / 0.6
 _HALF = math.sqrt(0.5)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """(x + sigma(W_2 sigma(W_1 x))) / sqrt(2)."""
 
     def __init__(self, width: int) -> None:
@@ -71,7 +71,7 @@ class _Residual(nn.Module):
         return torch.add(x, y, alpha=1.0 / (0.6 * scale))
 
 
-class _Interaction(nn.Module):
+class Interaction(nn.Module):
     """Interaction block without quadruplets (figure 2): triplets, then atoms, then messages again."""
 
     def __init__(
@@ -93,12 +93,12 @@ class _Interaction(nn.Module):
         self.bilinear = _he_orthogonal(circular * triplet, bilinear)
         # To the message c -> a and to its opposite.
         self.up = nn.Parameter(torch.cat([_he_orthogonal(bilinear, edge) for _ in range(2)], dim=1))
-        self.before_skip = nn.ModuleList(_Residual(edge) for _ in range(before_skip))
-        self.after_skip = nn.ModuleList(_Residual(edge) for _ in range(after_skip))
+        self.before_skip = nn.ModuleList(Residual(edge) for _ in range(before_skip))
+        self.after_skip = nn.ModuleList(Residual(edge) for _ in range(after_skip))
         self.atom_dense = _he_orthogonal(edge, atom)
-        self.atom_residual = nn.ModuleList(_Residual(atom) for _ in range(atom_layers))
+        self.atom_residual = nn.ModuleList(Residual(atom) for _ in range(atom_layers))
         self.concat_dense = _he_orthogonal(2 * atom + edge, edge)
-        self.concat_residual = nn.ModuleList(_Residual(edge) for _ in range(concat))
+        self.concat_residual = nn.ModuleList(Residual(edge) for _ in range(concat))
         self.fitting = False
         # Scales of x / s: of atoms and messages before and after a block, and of messages at the atom update.
         self.update_scale = _SIGMA * _HALF**atom_layers
@@ -188,7 +188,7 @@ class _Interaction(nn.Module):
         return atoms, torch.add(y, x, alpha=self.middle_scale / self.concat_scale)
 
 
-class _Outputs(nn.Module):
+class Outputs(nn.Module):
     """The same head of every block, evaluated together: dense layer, residual layers, linear output."""
 
     def __init__(self, n_heads: int, n_in: int, width: int, layers: int) -> None:
@@ -297,23 +297,23 @@ class _GemNet(Network):
             _he_orthogonal(spherical * radial, circular_width).data.view(spherical, radial, circular_width)
         )
         self.interactions = nn.ModuleList(
-            _Interaction(
+            Interaction(
                 *(atom, edge, triplet, circular_width, bilinear),
                 *(before_skip, after_skip, concat, atom_layers),
             )
             for _ in range(blocks)
         )
-        # Of messages and atoms between blocks, see _Interaction.
+        # Of messages and atoms between blocks, see Interaction.
         self.message_scale = _SIGMA * _HALF ** (concat + 1)
         self.middle_scale = _SIGMA * _HALF ** (before_skip + after_skip + 2)
         self.atom_scale = _SIGMA * _HALF ** (atom_layers + 1)
-        self.energy = _Outputs(blocks + 1, edge, atom, atom_layers)
+        self.energy = Outputs(blocks + 1, edge, atom, atom_layers)
         # Scale factors, see fit_statistics.
         self.register_buffer("scales", torch.ones(blocks, 3))
         self.register_buffer("scale_output", torch.ones(blocks + 1, 1, 1))
         if self.direct:
             self.filter_force = _he_orthogonal(blocks + 1, radial_width, edge)
-            self.force = _Outputs(blocks + 1, edge, edge, atom_layers)
+            self.force = Outputs(blocks + 1, edge, edge, atom_layers)
             self.register_buffer("scale_force", torch.ones(blocks + 1, 1, 1))
 
     def topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
@@ -396,7 +396,7 @@ class _GemNet(Network):
 
     @torch.jit.unused
     def fit_heads(self, scales: Tensor, y: Tensor, reference: Tensor) -> Tensor:
-        """Set one scale factor per head; see :meth:`_Interaction.fit`."""
+        """Set one scale factor per head; see :meth:`Interaction.fit`."""
         for k, (values, wanted) in enumerate(zip(y, reference, strict=True)):
             scales[k] = torch.sqrt(_variance(wanted) / _variance(values))
         return y * scales
@@ -434,7 +434,7 @@ class _GemNet(Network):
     def _set_fitting(self, fitting: bool) -> None:
         self.fitting = fitting
         for module in self.interactions.children():
-            assert isinstance(module, _Interaction)
+            assert isinstance(module, Interaction)
             module.fitting = fitting
 
     def units(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
@@ -463,7 +463,7 @@ class GemNetT(_GemNet):
     Arguments as of the base class.
     """
 
-    all_pairs_up_to = 24
+    all_pairs_up_to = 15
     compiled_up_to = 28
 
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
