@@ -122,7 +122,7 @@ class DimeNet(Network):
     publication = "Gasteiger et al., ICLR 2020"
     heaviest = 94
     all_pairs_up_to = 15
-    compiled_up_to = 24
+    compiled_up_to = 18
 
     frequencies: Tensor
     norms: Tensor

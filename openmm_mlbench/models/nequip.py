@@ -300,8 +300,8 @@ class NequIP(Network):
     """
 
     publication = "Batzner et al., Nat. Commun. 2022"
-    all_pairs_up_to = 12
-    compiled_up_to = 20
+    all_pairs_up_to = 10
+    compiled_up_to = 17
     lookup: Tensor
     neighbours: Tensor
     harmonics: Tensor

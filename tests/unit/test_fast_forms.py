@@ -11,6 +11,7 @@ from openmm_mlbench.errors import ModelError
 from openmm_mlbench.export.analytic import ANALYTIC, ANALYTIC_MOLECULES, analytic, specialise_analytic
 from openmm_mlbench.export.block_diagonal import trace_copies
 from openmm_mlbench.export.exported_model import ExportedModel
+from openmm_mlbench.models.fast_dimenet import FastDimeNet
 from openmm_mlbench.models.fast_forms import FastDeepPotSE, FastSchNet, fast_form
 from openmm_mlbench.models.fast_gemnet import FastGemNet
 from openmm_mlbench.models.fast_nequip import FastNequIP
@@ -24,10 +25,11 @@ PAPER = {
     "schnet": {},
     "deeppot-se": {"axis": 16, "cutoff_start": 0.5},
     "nequip": {"l_max": 2, "layers": 3, "radial_layers": 3},
+    "dimenet": {},
     "gemnet-t": {},
 }
 # Without tables: the network to rounding.
-EXACT = ("nequip", "gemnet-t")
+EXACT = ("nequip", "dimenet", "gemnet-t")
 
 
 def lips(name, hyperparameters=None):
@@ -46,10 +48,10 @@ def by_autograd(network, numbers, vectors, index):
 
 
 def in_blocks(fast):
-    """Blocks of 100 pairs of SchNet, of 7 atoms of DeepPot-SE, and of a few of NequIP's and GemNet's 83."""
+    """Blocks of 100 pairs of SchNet, of 7 atoms of DeepPot-SE, and of a few of the others' 83."""
     if isinstance(fast, FastNequIP):
         fast.block_numbers = 7 * 60 * max(part.largest for part in fast.convolutions)
-    elif isinstance(fast, FastGemNet):
+    elif isinstance(fast, (FastDimeNet, FastGemNet)):
         fast.block_edges = 250
     else:
         fast.block = 100 if isinstance(fast, FastSchNet) else 7
@@ -200,11 +202,12 @@ def test_copies_of_a_molecule_do_not_touch_each_other(name):
 
 
 @pytest.mark.parametrize("block_edges", [1, 30, 10_000])
-def test_gemnet_with_atoms_that_have_no_neighbours(block_edges):
+@pytest.mark.parametrize("name", ["dimenet", "gemnet-t"])
+def test_atoms_that_have_no_neighbours(name, block_edges):
     """First, last and between others, beside two molecules; blocks of one atom, of a few and of all."""
-    field = fresh_models.force_field("gemnet-t", fresh_models.TINY["gemnet-t"])
+    field = fresh_models.force_field(name, fresh_models.TINY[name])
     network = field.network.double()
-    fast = FastGemNet(network)
+    fast = fast_form(network)
     fast.block_edges = block_edges
     one = 10.0 * torch.as_tensor(fresh_models.ethanol_positions_nm())
     far = torch.tensor([[50.0, 0.0, 0.0]], dtype=torch.float64)
@@ -235,9 +238,27 @@ def test_gemnet_of_other_depths():
         assert_same(torch.jit.script(fast_form(network))(*arguments), by_autograd(network, *arguments), 1e-12)
 
 
+def test_dimenet_of_other_depths():
+    """No or two residual layers, few degrees of the angle, and the angle at the receiver, which is not symmetric."""
+    _, positions, cell = lips("dimenet")
+    index, vectors = periodic_pairs(positions[0], cell, 5.0)
+    for options in (
+        {"before_skip": 0, "after_skip": 1},
+        {"before_skip": 2, "after_skip": 0, "spherical": 2},
+        {"blocks": 1, "bilinear": 3},
+        {"angle_at": "receiver"},
+    ):
+        field, _, _ = lips("dimenet", fresh_models.TINY["dimenet"] | options)
+        network = field.network.double()
+        fast = fast_form(network)
+        fast.block_edges = 250
+        arguments = field.atomic_numbers, vectors, index
+        assert_same(torch.jit.script(fast)(*arguments), by_autograd(network, *arguments), 1e-12)
+
+
 def test_other_architectures_have_none():
-    field = fresh_models.force_field("dimenet", fresh_models.TINY["dimenet"])
-    with pytest.raises(ModelError, match="DimeNet has no analytic form"):
+    field = fresh_models.force_field("forcenet", fresh_models.TINY["forcenet"])
+    with pytest.raises(ModelError, match="ForceNet has no analytic form"):
         analytic(ExportedModel(field))
 
 
