@@ -464,7 +464,7 @@ class GemNetT(_GemNet):
     """
 
     all_pairs_up_to = 15
-    compiled_up_to = 28
+    compiled_up_to = 18
 
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
         """Energies (n_atoms,) in the network's unit.
