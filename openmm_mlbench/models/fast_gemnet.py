@@ -22,7 +22,7 @@ from openmm_mlbench.models.gemnet import GemNetT, Interaction, Residual
 from openmm_mlbench.models.triplets import from_places, into_places
 
 # Edges that are taken together, unless one atom has more.
-BLOCK_EDGES = 400
+BLOCK_EDGES = 800
 
 
 class _Edges(NamedTuple):
@@ -46,7 +46,8 @@ class _Edges(NamedTuple):
     room: Tensor  # (e, edge)
     more: Tensor  # (e, edge)
     thin: Tensor  # (e, triplet)
-    wide: Tensor  # (e * circular, triplet)
+    gathered: list[Tensor]  # of each atom (n * circular, triplet), all in the same place
+    wide: list[Tensor]  # the same (n, circular * triplet)
 
 
 class _Residual(nn.Module):
@@ -281,12 +282,12 @@ class _Interaction(nn.Module):
         z = torch.mm(filtered, self.down)
         edges.saved.append(z)
         arriving = torch.ops.aten.silu(z, out=edges.thin)
-        places = [self.circular_width * n for n in edges.counts]
-        for matrix, near, gathered in zip(  # noqa: B905
-            edges.circular, arriving.split(edges.counts), edges.wide.split(places)
+        x = arriving.new_empty(message.size(0), self.bilinear.size(1))
+        for matrix, near, gathered, wide, result in zip(  # noqa: B905
+            edges.circular, arriving.split(edges.counts), edges.gathered, edges.wide, x.split(edges.counts)
         ):
             torch.mm(matrix, near, out=gathered)
-        x = torch.mm(edges.wide.view(message.size(0), -1), self.bilinear)
+            torch.mm(wide, self.bilinear, out=result)
         z = torch.mm(x, self.there)
         edges.saved.append(z)
         own.add_(torch.ops.aten.silu(z, out=edges.room), alpha=math.sqrt(0.5))
@@ -300,16 +301,17 @@ class _Interaction(nn.Module):
         of_x = torch.mm(through(of_away, edges.saved.pop()), self.away_back)
         of_x.addmm_(through(of_own, edges.saved.pop()), self.there_back)
         z = edges.saved.pop()
-        torch.mm(of_x, self.bilinear_back, out=edges.wide.view(of_x.size(0), -1))
         arriving, of_arriving = functional.silu(z), edges.thin
-        places = [self.circular_width * n for n in edges.counts]
-        for turned, of_matrix, near, of_near, of_gathered in zip(  # noqa: B905
+        for turned, of_matrix, near, of_near, of_gathered, of_wide, of_result in zip(  # noqa: B905
             edges.turned,
             edges.of_circular,
             arriving.t().split(edges.counts, 1),
             of_arriving.split(edges.counts),
-            edges.wide.split(places),
+            edges.gathered,
+            edges.wide,
+            of_x.split(edges.counts),
         ):
+            torch.mm(of_result, self.bilinear_back, out=of_wide)
             torch.mm(turned, of_gathered, out=of_near)
             of_matrix.addmm_(of_gathered, near)
         of_filtered = torch.mm(through(of_arriving, z), self.down_back, out=edges.room)
@@ -493,8 +495,8 @@ class FastGemNet(nn.Module):
             basis.new_empty(largest, self.edge),
             basis.new_empty(largest, self.edge),
             basis.new_empty(largest, self.triplet),
-            basis.new_empty(largest, self.circular_width * self.triplet),
         ]
+        wide = basis.new_empty(max(counts), self.circular_width * self.triplet)
         blocks: list[_Edges] = []
         # Of each edge its place among those of its atom.
         tensors = [basis, units, centre, topology[2], topology[7], slots - centre * most]
@@ -503,11 +505,11 @@ class FastGemNet(nn.Module):
             end = first_atoms[k + 1] if k + 1 < len(sizes) else len(counts)
             here = [tensor.narrow(0, begin, size) for tensor in tensors]
             here += [tensor.narrow(0, 0, size) for tensor in room]
-            blocks.append(self.block(counts[first_atoms[k] : end], first_atoms[k], here))
+            blocks.append(self.block(counts[first_atoms[k] : end], first_atoms[k], here, wide))
             begin += size
         return blocks
 
-    def block(self, counts: list[int], first_atom: int, tensors: list[Tensor]) -> _Edges:
+    def block(self, counts: list[int], first_atom: int, tensors: list[Tensor], room: Tensor) -> _Edges:
         """One of them, of atoms from ``first_atom`` on, with its part of what :meth:`blocks` has."""
         basis, units, centre = tensors[0], tensors[1], tensors[2]
         n_atoms, largest = len(counts), max(counts)
@@ -523,6 +525,7 @@ class FastGemNet(nn.Module):
         padded.diagonal(0, 1, 3).zero_()
         of_padded = torch.zeros(n_atoms, padded.size(1) * padded.size(2), largest, dtype=basis.dtype)
         circular = of_atoms(padded.view_as(of_padded), counts, self.circular_width, 1)
+        wide = [room.narrow(0, 0, n) for n in counts]
         saved: list[Tensor] = []
         return _Edges(
             counts,
@@ -542,7 +545,8 @@ class FastGemNet(nn.Module):
             tensors[6],
             tensors[7],
             tensors[8],
-            tensors[9].view(-1, self.triplet),
+            [part.view(-1, self.triplet) for part in wide],
+            wide,
         )
 
     def factors(
