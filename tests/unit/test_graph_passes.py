@@ -101,7 +101,7 @@ def test_a_copy_of_products_in_the_other_order_is_made_in_that_order():
     weights = random(2, 4, 3)
 
     def function(x):
-        return ((torch.bmm(x, weights).transpose(1, 2).clone() * 2.0).view(6, 6).exp(),)
+        return ((torch.bmm(x, weights).transpose(1, 2).contiguous() * 2.0).view(6, 6).exp(),)
 
     calls = traced(function, random(2, 6, 4))
     assert calls[aten.bmm.default] == 1
@@ -109,7 +109,7 @@ def test_a_copy_of_products_in_the_other_order_is_made_in_that_order():
 
     def read_twice(x):
         product = torch.bmm(x, weights)
-        return product.transpose(1, 2).clone().exp(), product
+        return product.transpose(1, 2).contiguous().exp(), product
 
     assert traced(read_twice, random(2, 6, 4))[aten.clone.default] == 1
 
@@ -154,7 +154,7 @@ def test_memory_that_is_read_later_is_not_written_over():
 
     def later(x):
         y = torch.mm(x, matrix)
-        return y + 1.0 * x, y * x, y
+        return y + x, y * x, y
 
     assert executed(later, X)[aten.add_.Tensor] == 0
 
@@ -166,8 +166,10 @@ def test_memory_that_is_read_later_is_not_written_over():
 
     assert executed(by_another_name, X)[aten.add_.Tensor] == 0
 
+    other = random(6, 4)
+
     def what_comes_in(x):
-        return (x + random(6, 4),)
+        return (x + other,)
 
     assert executed(what_comes_in, X)[aten.add_.Tensor] == 0
 
@@ -210,7 +212,7 @@ def test_small_sums_at_constant_places_are_products():
     index = torch.tensor([0, 2, 2, 1, 0, 0])
 
     def function(x):
-        return (torch.zeros(5, 4, dtype=x.dtype).index_add(0, index, x.exp()),)
+        return (x.new_zeros(5, 4).index_add(0, index, x.exp()),)
 
     calls = executed(function, X, passes=(sums_as_products, reuse_memory))
     assert calls[aten.index_add.default] == 0
@@ -219,7 +221,7 @@ def test_small_sums_at_constant_places_are_products():
     many = torch.arange(3000) % 50
 
     def larger(x):
-        return (torch.zeros(50, 4, dtype=x.dtype).index_add(0, many, x.exp()),)
+        return (x.new_zeros(50, 4).index_add(0, many, x.exp()),)
 
     rows = torch.linspace(-1.0, 1.0, 12000, dtype=torch.float64).view(3000, 4)
     assert executed(larger, rows, passes=(sums_as_products,))[aten.index_add.default] == 1
@@ -230,7 +232,7 @@ def test_what_is_lost_in_one_of_several_systems_stays_there(one_system):
     index = torch.tensor([0, 0, 0, 1, 1, 1])
 
     def function(x):
-        return (torch.zeros(2, 4, dtype=x.dtype).index_add(0, index, x.exp()),)
+        return (x.new_zeros(2, 4).index_add(0, index, x.exp()),)
 
     module = trace_without_autograd(function, (X,), one_system=one_system)
     lost = X.clone()
