@@ -24,6 +24,17 @@ from openmm_mlbench.models.triplets import into_places
 BLOCK_EDGES = 600
 
 
+class _Layout(NamedTuple):
+    """Where the e edges of some atoms that follow each other stand; K is the most edges of one of these a atoms."""
+
+    counts: list[int]  # n, edges of each atom
+    begin: int  # the first of the edges
+    size: int  # e
+    places: Tensor  # (a * K,), see triplets.neighbourhoods, but within the block
+    slots: Tensor  # (e,)
+    apart: Tensor  # (a, K, K), 1 where two places hold two edges
+
+
 class _Edges(NamedTuple):
     """The e edges of some atoms that follow each other; K is the most edges of one of these a atoms."""
 
@@ -95,6 +106,37 @@ class _Residual(nn.Module):
         of_x.addmm_(through(of_y, saved.pop()), self.first.weight_back)
 
 
+class _Sums(nn.Module):
+    """Sums of filtered messages over the edges of each atom, for an output block.
+
+    Args:
+        filters: (radial, hidden), from the radial basis.
+    """
+
+    filters: Tensor
+    filters_back: Tensor
+
+    def __init__(self, filters: Tensor) -> None:
+        super().__init__()
+        register(self, "filters", filters)
+
+    def forward(self, messages: list[Tensor], blocks: list[_Edges], total: Tensor) -> None:
+        """Messages (e, hidden) of each block added to the sums (A, hidden)."""
+        for message, edges in zip(messages, blocks):  # noqa: B905 - TorchScript has no strict zip
+            filters = torch.mm(edges.radial, self.filters, out=edges.room)
+            total.index_add_(0, edges.centre, filters.mul_(message))
+
+    @torch.jit.export
+    def back(
+        self, of_total: Tensor, of_messages: list[Tensor], messages: list[Tensor], blocks: list[_Edges]
+    ) -> None:
+        """The way back, added to ``of_messages``."""
+        for of_message, message, edges in zip(of_messages, messages, blocks):  # noqa: B905
+            at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
+            of_message.addcmul_(at_centre, torch.mm(edges.radial, self.filters, out=edges.more))
+            edges.of_radial.addmm_(at_centre.mul_(message), self.filters_back)
+
+
 class _Interaction(nn.Module):
     """One interaction block on a block of edges, and its way back; what is kept stands in ``saved``.
 
@@ -105,8 +147,6 @@ class _Interaction(nn.Module):
 
     filter: Tensor
     filter_back: Tensor
-    outer: Tensor
-    outer_back: Tensor
     bilinear: Tensor
     bilinear_back: Tensor
 
@@ -121,7 +161,7 @@ class _Interaction(nn.Module):
         self.own, self.arriving = _Dense(own, own_bias), _Dense(arriving, arriving_bias)
         self.skip = _Dense(block.dense_skip.weight, block.dense_skip.bias)
         register(self, "filter", network.radial_weight[number])
-        register(self, "outer", network.radial_weight[network.blocks + 1 + number])
+        self.sums = _Sums(network.radial_weight[network.blocks + 1 + number])
         register(self, "bilinear", block.bilinear)
         before = [_Residual(layer) for layer in block.before_skip]  # type: ignore[arg-type]
         after = [_Residual(layer) for layer in block.after_skip]  # type: ignore[arg-type]
@@ -143,8 +183,11 @@ class _Interaction(nn.Module):
         return results
 
     @torch.jit.export
-    def back(self, of_results: list[Tensor], blocks: list[_Edges]) -> list[Tensor]:
-        """The way back of :meth:`forward`; uses up what it is given."""
+    def back(
+        self, of_sum: Tensor, of_results: list[Tensor], results: list[Tensor], blocks: list[_Edges]
+    ) -> list[Tensor]:
+        """The way back of :meth:`forward`, and of the sums of its results; uses up what it is given."""
+        self.sums.back(of_sum, of_results, results, blocks)
         of_own: list[Tensor] = []
         for of_result, edges in zip(of_results, blocks):  # noqa: B905
             of_own.append(self.mix_back(of_result, edges))
@@ -216,23 +259,6 @@ class _Interaction(nn.Module):
             layer.back(of_own, edges.saved, edges.room)  # type: ignore[operator]
         return of_own
 
-    @torch.jit.export
-    def sum_at_centres(self, messages: list[Tensor], blocks: list[_Edges], total: Tensor) -> None:
-        """Filtered messages added to those of each atom (A, hidden), for the output block."""
-        for message, edges in zip(messages, blocks):  # noqa: B905
-            filters = torch.mm(edges.radial, self.outer, out=edges.room)
-            total.index_add_(0, edges.centre, filters.mul_(message))
-
-    @torch.jit.export
-    def sum_at_centres_back(
-        self, of_total: Tensor, of_messages: list[Tensor], messages: list[Tensor], blocks: list[_Edges]
-    ) -> None:
-        """The way back, added to ``of_messages``; uses up the messages."""
-        for of_message, message, edges in zip(of_messages, messages, blocks):  # noqa: B905
-            at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
-            of_message.addcmul_(at_centre, torch.mm(edges.radial, self.outer, out=edges.more))
-            edges.of_radial.addmm_(at_centre.mul_(message), self.outer_back)
-
 
 class FastDimeNet(nn.Module):
     """DimeNet without a graph of its messages.
@@ -245,8 +271,6 @@ class FastDimeNet(nn.Module):
     at_neighbour: Tensor
     angular: Tensor
     angular_back: Tensor
-    outer: Tensor
-    outer_back: Tensor
 
     def __init__(self, network: DimeNet) -> None:
         super().__init__()
@@ -260,7 +284,7 @@ class FastDimeNet(nn.Module):
         register(self, "at_neighbour", second.t())
         self.first = _Dense(network.embedding_radial.weight, network.embedding_radial.bias)
         self.second = _Dense(third, network.embedding_dense.bias)
-        register(self, "outer", network.radial_weight[network.blocks])
+        self.first_sums = _Sums(network.radial_weight[network.blocks])
         # Of all interaction blocks.
         register(self, "angular", network.spherical_weight * network.norms.to(network.spherical_weight.dtype))
         self.shortest = 0.0
@@ -280,73 +304,63 @@ class FastDimeNet(nn.Module):
             energies = network.atomic_energies(vectors, topology)
             gradient = torch.autograd.grad([energies.sum()], [vectors])[0]
         else:
-            counts: list[int] = torch.bincount(topology[1], minlength=atomic_numbers.size(0)).tolist()
-            first_atoms, sizes = first_atoms_and_sizes(counts, self.block_edges)
-            layouts = self.layouts(counts, first_atoms, sizes, topology)
+            layouts = self.layouts(atomic_numbers.size(0), topology)
             around = vectors.index_select(0, topology[3]) * topology[4]
             recorded = [network.bases(vectors)]
-            for near, layout in zip(around.split(sizes), layouts):  # noqa: B905
-                placed = into_places(near, layout[0]).view(layout[2].size(0), -1, 3)
-                recorded.append(network.cosines(placed, layout[2]))
-            energies, of_recorded = self.by_hand(recorded, counts, first_atoms, sizes, layouts, topology)
+            for layout in layouts:
+                near = into_places(around.narrow(0, layout.begin, layout.size), layout.places)
+                recorded.append(network.cosines(near.view(layout.apart.size(0), -1, 3), layout.apart))
+            energies, of_recorded = self.by_hand(recorded, layouts, topology)
             # TorchScript wants optional tensors here, and mypy plain ones.
             gradient = torch.autograd.grad(recorded, [vectors], optional(of_recorded))[0]  # type: ignore[arg-type]
         assert gradient is not None
         return energies.detach(), gradient
 
-    def layouts(
-        self, counts: list[int], first_atoms: list[int], sizes: list[int], topology: list[Tensor]
-    ) -> list[list[Tensor]]:
-        """Of each block places (a * K,) and slots (e,), see :func:`neighbourhoods`, and which are apart (a, K, K)."""
+    def layouts(self, n_atoms: int, topology: list[Tensor]) -> list[_Layout]:
+        """All edges, in blocks of whole atoms with about ``block_edges``."""
         centre, most = topology[1], topology[9].size(2)
-        result: list[list[Tensor]] = []
+        counts: list[int] = torch.bincount(centre, minlength=n_atoms).tolist()
+        first_atoms, sizes = first_atoms_and_sizes(counts, self.block_edges)
+        result: list[_Layout] = []
         begin = 0
         for k, size in enumerate(sizes):
             end = first_atoms[k + 1] if k + 1 < len(sizes) else len(counts)
             # A slice: TorchScript would keep one list for all blocks.
             here = counts[first_atoms[k] : end]
-            n_atoms, largest = len(here), max(here)
+            largest = max(here)
             own = centre.narrow(0, begin, size) - first_atoms[k]
             slots = own * largest + topology[6].narrow(0, begin, size) - centre.narrow(0, begin, size) * most
             places = slots[:0]
-            apart = 1.0 - torch.eye(largest, dtype=self.outer.dtype, device=slots.device)
-            apart = apart.expand(n_atoms, -1, -1)
-            if n_atoms * largest > size:
+            apart = 1.0 - torch.eye(largest, dtype=self.angular.dtype, device=slots.device)
+            apart = apart.expand(len(here), -1, -1)
+            if len(here) * largest > size:
                 # An empty place borrows the first edge.
-                places = torch.zeros(n_atoms * largest, dtype=slots.dtype, device=slots.device)
+                places = torch.zeros(len(here) * largest, dtype=slots.dtype, device=slots.device)
                 places[slots] = torch.arange(size, device=slots.device)
-                filled = torch.zeros(n_atoms * largest, dtype=apart.dtype, device=slots.device)
-                filled[slots] = 1.0
-                apart = apart * filled.view(n_atoms, largest, 1) * filled.view(n_atoms, 1, largest)
-            result.append([places, slots, apart])
+                filled = torch.zeros(len(here), largest, dtype=apart.dtype, device=slots.device)
+                filled.view(-1)[slots] = 1.0
+                apart = apart * filled.unsqueeze(2) * filled.unsqueeze(1)
+            result.append(_Layout(here, begin, size, places, slots, apart))
             begin += size
         return result
 
     def by_hand(
-        self,
-        recorded: list[Tensor],
-        counts: list[int],
-        first_atoms: list[int],
-        sizes: list[int],
-        layouts: list[list[Tensor]],
-        topology: list[Tensor],
+        self, recorded: list[Tensor], layouts: list[_Layout], topology: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """Energies (n_atoms,), and their gradients with respect to bases of pairs and cosines of blocks."""
         # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
         with torch.no_grad():
             n_atoms = topology[0].size(0)
-            blocks = self.blocks(recorded, counts, first_atoms, sizes, layouts, topology)
+            blocks = self.blocks(recorded, layouts, topology)
             message = self.embed(topology[0], blocks)
             messages = [message]
-            totals = torch.zeros(
-                len(self.interactions) + 1, n_atoms, self.outer.size(1), dtype=self.outer.dtype
-            )
+            totals = self.angular.new_zeros(len(self.interactions) + 1, n_atoms, self.network.hidden)
             sums = totals.unbind(0)
-            self.sum_embedded(message, blocks, sums[0])
+            self.first_sums(message, blocks, sums[0])
             for k, interaction in enumerate(self.interactions):
                 message = interaction(message, blocks)
                 messages.append(message)
-                interaction.sum_at_centres(message, blocks, sums[k + 1])  # type: ignore[operator]
+                interaction.sums(message, blocks, sums[k + 1])  # type: ignore[operator]
         totals.requires_grad_()
         energies = self.network.read_out(totals)
         gradient = torch.autograd.grad([energies.sum()], [totals])[0]
@@ -356,46 +370,35 @@ class FastDimeNet(nn.Module):
             of_message = [torch.zeros_like(part) for part in message]
             for k, interaction in enumerate(self.backwards):
                 of_sum = of_sums[len(of_sums) - 1 - k]
-                interaction.sum_at_centres_back(of_sum, of_message, messages.pop(), blocks)  # type: ignore[operator]
-                of_message = interaction.back(of_message, blocks)  # type: ignore[operator]
-            self.embed_back(of_sums[0], of_message, messages.pop(), blocks)
+                of_message = interaction.back(of_sum, of_message, messages.pop(), blocks)  # type: ignore[operator]
+            self.first_sums.back(of_sums[0], of_message, messages.pop(), blocks)
+            self.embed_back(of_message, blocks)
             of_recorded = self.of_recorded(recorded, blocks, topology)
         return energies, of_recorded
 
-    def blocks(
-        self,
-        recorded: list[Tensor],
-        counts: list[int],
-        first_atoms: list[int],
-        sizes: list[int],
-        layouts: list[list[Tensor]],
-        topology: list[Tensor],
-    ) -> list[_Edges]:
-        """All edges, in blocks of whole atoms."""
+    def blocks(self, recorded: list[Tensor], layouts: list[_Layout], topology: list[Tensor]) -> list[_Edges]:
+        """All edges, with what depends on where atoms are."""
         n_radial, hidden, width = self.network.radial, self.network.hidden, self.network.bilinear
         degrees = self.network.spherical
         bases = recorded[0].index_select(0, topology[3])
-        most = max(sizes)
+        most = max([layout.size for layout in layouts])
         table = max([cosines.numel() for cosines in recorded[1:]])
         room, more = bases.new_empty(most, hidden), bases.new_empty(most, hidden)
         wide = bases.new_empty(most * width, hidden)
         # What a block's padding has of others' numbers meets zeros.
         basis, of_basis = bases.new_empty(table * width), bases.new_zeros(table * width)
         result: list[_Edges] = []
-        begin = 0
-        for k, size in enumerate(sizes):
-            end = first_atoms[k + 1] if k + 1 < len(sizes) else len(counts)
-            here = counts[first_atoms[k] : end]
+        for layout, cosines in zip(layouts, recorded[1:]):  # noqa: B905
+            here, begin, size, places = layout.counts, layout.begin, layout.size, layout.places
             n_atoms, largest = len(here), max(here)
-            places, slots, apart = layouts[k][0], layouts[k][1], layouts[k][2]
             own = bases.narrow(0, begin, size)
             radial = own.narrow(1, 0, n_radial).contiguous()
             spherical = into_places(own.narrow(1, n_radial, degrees * n_radial), places)
             spherical = spherical.reshape(-1, degrees, n_radial).transpose(0, 1)
             parts = torch.bmm(spherical, self.angular).view(degrees, n_atoms * largest, -1, width)
             of_parts = parts.new_empty(parts.size(2), parts.size(1), degrees, width)
-            polynomials = torch.stack(legendre_polynomials(recorded[k + 1], degrees), dim=3)
-            legendre = polynomials.mul_(apart.unsqueeze(3)).view(-1, largest, degrees)
+            polynomials = torch.stack(legendre_polynomials(cosines, degrees), dim=3)
+            legendre = polynomials.mul_(layout.apart.unsqueeze(3)).view(-1, largest, degrees)
             shape = (n_atoms, largest, largest * width)
             numbers = n_atoms * largest * largest * width
             tables = basis.narrow(0, 0, numbers).view(shape)
@@ -414,7 +417,7 @@ class FastDimeNet(nn.Module):
                     topology[1].narrow(0, begin, size),
                     topology[2].narrow(0, begin, size),
                     topology[7].narrow(0, begin, size),
-                    slots,
+                    layout.slots,
                     saved,
                     room.narrow(0, 0, size),
                     more.narrow(0, 0, size),
@@ -426,7 +429,6 @@ class FastDimeNet(nn.Module):
                     of_atoms(of_tables, here, 1, width),
                 )
             )
-            begin += size
         return result
 
     def embed(self, species: Tensor, blocks: list[_Edges]) -> list[Tensor]:
@@ -444,23 +446,12 @@ class FastDimeNet(nn.Module):
             messages.append(functional.silu(z))
         return messages
 
-    def embed_back(
-        self, of_sum: Tensor, of_messages: list[Tensor], messages: list[Tensor], blocks: list[_Edges]
-    ) -> None:
-        """The way back of :meth:`embed` and of :meth:`sum_embedded`, added to the gradient of the radial basis."""
-        for of_message, message, edges in zip(of_messages, messages, blocks):  # noqa: B905
-            at_centre = torch.index_select(of_sum, 0, edges.centre, out=edges.room)
-            of_message.addcmul_(at_centre, torch.mm(edges.radial, self.outer, out=edges.more))
-            edges.of_radial.addmm_(at_centre.mul_(message), self.outer_back)
+    def embed_back(self, of_messages: list[Tensor], blocks: list[_Edges]) -> None:
+        """The way back of :meth:`embed`, added to the gradient of the radial basis."""
+        for of_message, edges in zip(of_messages, blocks):  # noqa: B905
             z = edges.saved.pop()
             of_z = torch.mm(through(of_message, z), self.second.weight_back, out=edges.room)
             edges.of_radial.addmm_(through(of_z, edges.saved.pop()), self.first.weight_back)
-
-    def sum_embedded(self, messages: list[Tensor], blocks: list[_Edges], total: Tensor) -> None:
-        """The embedding's filtered messages added to those of each atom (A, hidden)."""
-        for message, edges in zip(messages, blocks):  # noqa: B905
-            filters = torch.mm(edges.radial, self.outer, out=edges.room)
-            total.index_add_(0, edges.centre, filters.mul_(message))
 
     def of_recorded(
         self, recorded: list[Tensor], blocks: list[_Edges], topology: list[Tensor]
