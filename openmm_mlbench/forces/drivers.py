@@ -75,12 +75,14 @@ def make_force(
         return _python_force(module, periodic=periodic, device=device)
     from openmmtorch import TorchForce
 
+    from openmm_mlbench.forces.one_function import as_one_function
+
     capturable = getattr(module, "capturable", False)
     if capturable:
         from openmm_mlbench.forces.kept_outputs import keep_outputs
 
         module = keep_outputs(cast("torch.jit.ScriptModule", module), periodic=periodic)
-    force = TorchForce(module)
+    force = TorchForce(as_one_function(cast("torch.jit.ScriptModule", module)))
     force.setOutputsForces(True)
     force.setUsesPeriodicBoundaryConditions(periodic)
     if capturable:
