@@ -307,9 +307,10 @@ class FastDimeNet(nn.Module):
             layouts = self.layouts(atomic_numbers.size(0), topology)
             around = vectors.index_select(0, topology[3]) * topology[4]
             recorded = [network.bases(vectors)]
-            for layout in layouts:
-                near = into_places(around.narrow(0, layout.begin, layout.size), layout.places)
-                recorded.append(network.cosines(near.view(layout.apart.size(0), -1, 3), layout.apart))
+            sizes = [layout.size for layout in layouts]
+            for near, layout in zip(around.split(sizes), layouts):  # noqa: B905
+                placed = into_places(near, layout.places).view(layout.apart.size(0), -1, 3)
+                recorded.append(network.cosines(placed, layout.apart))
             energies, of_recorded = self.by_hand(recorded, layouts, topology)
             # TorchScript wants optional tensors here, and mypy plain ones.
             gradient = torch.autograd.grad(recorded, [vectors], optional(of_recorded))[0]  # type: ignore[arg-type]
@@ -337,9 +338,9 @@ class FastDimeNet(nn.Module):
                 # An empty place borrows the first edge.
                 places = torch.zeros(len(here) * largest, dtype=slots.dtype, device=slots.device)
                 places[slots] = torch.arange(size, device=slots.device)
-                filled = torch.zeros(len(here), largest, dtype=apart.dtype, device=slots.device)
-                filled.view(-1)[slots] = 1.0
-                apart = apart * filled.unsqueeze(2) * filled.unsqueeze(1)
+                filled = torch.zeros(len(here) * largest, dtype=apart.dtype, device=slots.device)
+                filled[slots] = 1.0
+                apart = apart * filled.view(-1, largest, 1) * filled.view(-1, 1, largest)
             result.append(_Layout(here, begin, size, places, slots, apart))
             begin += size
         return result
@@ -354,7 +355,9 @@ class FastDimeNet(nn.Module):
             blocks = self.blocks(recorded, layouts, topology)
             message = self.embed(topology[0], blocks)
             messages = [message]
-            totals = self.angular.new_zeros(len(self.interactions) + 1, n_atoms, self.network.hidden)
+            totals = torch.zeros(
+                len(self.interactions) + 1, n_atoms, self.network.hidden, dtype=self.angular.dtype
+            )
             sums = totals.unbind(0)
             self.first_sums(message, blocks, sums[0])
             for k, interaction in enumerate(self.interactions):

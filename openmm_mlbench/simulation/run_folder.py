@@ -152,7 +152,10 @@ def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     elif out.is_dir() and any(
         path.name != LOCK and not _TEMPORARY.fullmatch(path.name) for path in out.iterdir()
     ):
-        raise SimulationError(f"{out}: holds files but no {RUN}; choose an empty or new folder")
+        # Another process of the same run may have begun it between the two questions.
+        if not (out / RUN).is_file():
+            raise SimulationError(f"{out}: holds files but no {RUN}; choose an empty or new folder")
+        check_folder(out, resume=resume, overwrite=overwrite)
 
 
 def make_folder(out: Path) -> None:
