@@ -118,8 +118,8 @@ class Potential:
                 ``positions_nm``), ``autograd`` (pairs are searched and gradients taken at each call), or
                 ``auto``: the first for as few atoms as the network's ``all_pairs_up_to``; else the third, and where there
                 is a GPU a module with two forms, which does this on a processor and on a GPU the first or, with
-                positions, the second.  On a processor SchNet, DeepPot-SE and, where pairs are searched, NequIP
-                and GemNet-T run as ``analytic``: gradients by hand, the former two's radial networks from tables.
+                positions, the second.  On a processor SchNet, DeepPot-SE and, where pairs are searched, NequIP,
+                DimeNet and GemNet-T run as ``analytic``: gradients by hand, the former two's radial networks from tables.
             positions_nm: (n_selected, 3), an ordinary configuration in the box.
             box_nm: (3, 3), its box.
         """

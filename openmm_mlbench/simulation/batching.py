@@ -199,7 +199,9 @@ def _alone(
     """Threads that a short timing of one replica is in favour of."""
     try:
         seconds, _ = _step_times(task, [], system, counts)
-    except Exception:  # noqa: BLE001 - whatever the engine or the model raises; a run will tell
+    except Exception as error:  # noqa: BLE001 - whatever the engine or the model raises; a run will tell
+        if note is not None:
+            note(f"threads as they are: no step could be timed ({type(error).__name__}: {one_line(error)})")
         return None
     layout, _ = _fewest_cores(seconds)
     if note is not None:

@@ -417,6 +417,19 @@ def test_a_replica_that_shares_no_context_gets_threads_by_a_timing(fastest, jobs
         torch.set_num_threads(1)
 
 
+def test_a_replica_whose_steps_cannot_be_timed_keeps_its_threads_and_says_why(tmp_path, monkeypatch):
+    def times(*_):
+        raise ValueError("no steps")
+
+    monkeypatch.setattr(batching, "_step_times", times)
+    notes = []
+    options = {"batch_replicas": "auto", "replicas": 1, "provider": Potential.load("ethanol-gfn2/schnet")}
+    (status,) = run(tmp_path / "run", length_ps=0.1, threads=2, note=notes.append, **options)
+    torch.set_num_threads(1)
+    assert status.state == "finished"
+    assert notes[-1] == "threads as they are: no step could be timed (ValueError: no steps)"
+
+
 def test_as_many_threads_are_timed_as_a_run_may_use():
     reference = PlatformChoice(name="Reference")
     assert batching._thread_counts(reference, 1) == [1]

@@ -139,8 +139,9 @@ def test_as_a_module_for_openmm(name):
     module = torch.jit.freeze(analytic(model))
     wanted = [value.detach() for value in model(*arguments)]
     energy, forces = module(*arguments)
-    # A network of float32.
-    assert float(abs(energy - wanted[0]) / abs(wanted[0])) < 1e-6
+    # GemNet-T's sums run in another order; in float64 they agree to 1e-12, see above.
+    limit = 1e-6 if name == "gemnet-t" else 1e-7
+    assert float(abs(energy - wanted[0]) / abs(wanted[0])) < limit
     assert_same((forces,), (wanted[1],), 1e-5)
     assert not forces[83:].any()
     single = module(arguments[0].float().requires_grad_(), arguments[1].float())[1]
