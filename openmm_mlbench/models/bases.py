@@ -70,6 +70,14 @@ def spherical_bessel_zeros(n_degrees: int, n_zeros: int) -> np.ndarray:
     return np.stack(rows)
 
 
+def _bessel_norms(zeros: np.ndarray) -> np.ndarray:
+    """sqrt(2) / |j_(l+1)(z_ln)| of zeros (n_degrees, n_zeros)."""
+    from scipy.special import spherical_jn
+
+    following = np.stack([spherical_jn(degree + 1, row) for degree, row in enumerate(zeros)])
+    return math.sqrt(2.0) / np.abs(following)
+
+
 def _bessel_polynomials(n_degrees: int) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients of u_l and v_l in j_l(z) = w (t_l(z) u_l(w^2) + t_(l+1)(z) w v_l(w^2)), w = 1 / z.
 
@@ -110,15 +118,13 @@ class SphericalBesselBasis(nn.Module):
 
     def __init__(self, n_degrees: int, n_radial: int) -> None:
         super().__init__()
-        from scipy.special import spherical_jn
-
         zeros = spherical_bessel_zeros(n_degrees, n_radial)
-        following = np.stack([spherical_jn(degree + 1, row) for degree, row in enumerate(zeros)])
-        norms = math.sqrt(2.0) / np.abs(following)
+        norms = _bessel_norms(zeros)
         coefficients = np.stack(_bessel_polynomials(n_degrees))[:, :, None, :] * norms[None, :, :, None]
         # cos z = sin(z + pi / 2).
         odd = np.arange(n_degrees) % 2
         phases = 0.5 * math.pi * np.stack([odd, 1 - odd]).repeat(n_radial, axis=1)
+        self.n_degrees = n_degrees
         self.register_buffer("zeros", torch.as_tensor(zeros.reshape(-1)))
         self.register_buffer("phases", torch.as_tensor(phases).unsqueeze(1))
         # (powers of 1 / z^2, 2, 1, n_degrees * n_radial), highest power first.
@@ -137,3 +143,25 @@ class SphericalBesselBasis(nn.Module):
             total = torch.addcmul(coefficients[k], total, square)
         plain, divided = (torch.sin(z.unsqueeze(0) + self.phases) * total).unbind(0)
         return (torch.addcmul(plain, divided, inverse) * inverse).to(scaled.dtype)
+
+    @torch.jit.unused
+    def anywhere(self, scaled: Tensor) -> Tensor:
+        """The same in float64 to rounding also at small distances, and at 0: for tables.
+
+        j_l(z) = z^l / (2 l + 1)!! sum_k (-z^2 / 2)^k / (k! (2 l + 3) (2 l + 5) ... (2 l + 2 k + 1)) where z < 3.
+        """
+        scaled = scaled.to(torch.float64)
+        zeros = self.zeros.view(self.n_degrees, -1)
+        norms = torch.as_tensor(_bessel_norms(zeros.cpu().numpy()), device=zeros.device)
+        z = scaled.unsqueeze(1) * self.zeros
+        near = z < 3.0
+        square = -0.5 * torch.where(near, z, 0.0).view(-1, *zeros.shape).square()
+        rows = []
+        for degree in range(self.n_degrees):
+            total = torch.ones_like(square[:, degree])
+            for k in range(20, 0, -1):
+                total = 1.0 + total * square[:, degree] / (k * (2.0 * degree + 2.0 * k + 1.0))
+            first = math.prod(range(1, 2 * degree + 2, 2))
+            rows.append(total * z.view(-1, *zeros.shape)[:, degree] ** degree * (norms[degree] / first))
+        # Where both are in use neither is far from its own; a quotient by 0 would end up in gradients.
+        return torch.where(near, torch.cat(rows, dim=1), self(scaled.clamp(min=0.02)))

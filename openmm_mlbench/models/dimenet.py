@@ -251,10 +251,14 @@ class DimeNet(Network):
             pair_vectors: (n_pairs, 3), A; see :mod:`openmm_mlbench.models.neighbours`.
             topology: what :meth:`topology` returned for these pairs.
         """
+        return self.energies(self.bases(pair_vectors), pair_vectors, topology)
+
+    def energies(self, bases: Tensor, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
+        """The same with what :meth:`bases` returned for these pairs."""
         species, centre, neighbour, pair = topology[0], topology[1], topology[2], topology[3]
         sign, places, reverse, apart = topology[4], topology[5], topology[8], topology[9]
         n_atoms, largest, n_radial = species.size(0), apart.size(2), self.radial
-        bases = self.bases(pair_vectors).index_select(0, pair)
+        bases = bases.index_select(0, pair)
         radial = bases[:, :n_radial]
         filters = torch.bmm(radial.unsqueeze(0).expand(2 * self.blocks + 1, -1, -1), self.radial_weight)
         inner_filters, outer_filters = filters.split([self.blocks, self.blocks + 1])

@@ -1,10 +1,10 @@
 """DimeNet's energy and gradient for a processor: gradients written out by hand, edges in blocks.
 
-Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges, sorted by
-their centre, are taken in blocks of whole atoms that stay in the processor's cache; what comes before each
-activation is kept, and the rest made again on the way back.  Sums over the triplets of an atom are products of
-matrices of just its number of edges.  Only the bases of the distance, the cosines and the output layers of atoms
-are differentiated by autograd.
+Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges are taken in
+blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the rest
+made again on the way back.  Atoms with equally many edges are next to each other, so that sums over their triplets
+are a batch of equal matrices.  The bases of the distance are tables; only the output layers of atoms are
+differentiated by autograd, and angles at the receiver.
 """
 
 import copy
@@ -15,50 +15,57 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from openmm_mlbench.models.bases import legendre_polynomials
+from openmm_mlbench.models.cutoffs import polynomial_envelope
 from openmm_mlbench.models.dimenet import DimeNet, Interaction, Residual
-from openmm_mlbench.models.fast_edges import first_atoms_and_sizes, joined, of_atoms, register, through
+from openmm_mlbench.models.fast_edges import Layout, edges_in_blocks, joined, register, through
 from openmm_mlbench.models.fast_nequip import optional
-from openmm_mlbench.models.triplets import into_places
+from openmm_mlbench.models.radial_tables import RadialTables, read_table, tabulate
 
 # Edges that are taken together, unless one atom has more.
 BLOCK_EDGES = 600
 
+# Largest difference of the bases' table, relative to the largest value.
+TOLERANCE = 1e-6
 
-class _Layout(NamedTuple):
-    """Where the e edges of some atoms that follow each other stand; K is the most edges of one of these a atoms."""
 
-    counts: list[int]  # n, edges of each atom
-    begin: int  # the first of the edges
-    size: int  # e
-    places: Tensor  # (a * K,), see triplets.neighbourhoods, but within the block
-    slots: Tensor  # (e,)
-    apart: Tensor  # (a, K, K), 1 where two places hold two edges
+class _Triplets(NamedTuple):
+    """Of a group of a atoms with K edges each what sums over triplets need."""
+
+    legendre: Tensor  # (a * K, K, degrees), P_l of the angle between two edges, 0 where that is no triplet
+    added: Tensor  # the same, room for a part of its gradient
+    parts: list[Tensor]  # of each interaction (a * K, degrees, bilinear), radial part of the spherical basis
+    of_parts: list[Tensor]  # its gradient
+    near: Tensor  # (a, K, hidden), what arrives
+    of_near: Tensor  # its gradient
+    gathered: Tensor  # (a, K * bilinear, hidden), sums over what arrives
+    turned: Tensor  # the same (a, hidden, K * bilinear)
+    basis: Tensor  # (a * K, K, bilinear), spherical basis of triplets times its weights
+    of_basis: Tensor  # its gradient
+    filters: Tensor  # the basis (a, K, K * bilinear)
+    filters_back: Tensor  # the same (a, K * bilinear, K)
+    of_filters: Tensor  # its gradient (a, K, K * bilinear)
 
 
 class _Edges(NamedTuple):
-    """The e edges of some atoms that follow each other; K is the most edges of one of these a atoms."""
+    """The e edges of some atoms that follow each other."""
 
-    counts: list[int]  # n, edges of each atom
+    triplets: list[_Triplets]  # of each group of atoms
     radial: Tensor  # (e, radial)
     of_radial: Tensor  # its gradient, which grows
-    parts: list[Tensor]  # of each interaction (a * K, degrees, bilinear), radial part of the spherical basis
-    of_parts: list[Tensor]  # its gradient
-    legendre: Tensor  # (a * K, K, degrees), P_l of the angle between two places, 0 where that is no triplet
+    legendre: Tensor  # (t, degrees), of the angles of all groups
     of_legendre: Tensor  # its gradient, which grows
+    added: Tensor  # (t, degrees), room
+    of_parts: Tensor  # (blocks, e, degrees, bilinear)
     centre: Tensor  # (e,)
     neighbour: Tensor  # (e,)
     opposite: Tensor  # (e,), among all edges
-    slots: Tensor  # (e,), the place of each
     saved: list[Tensor]  # what the way back needs, in the order of the way there
     # Room for what is not kept, shared by all blocks: new memory would come from outside the cache.
     room: Tensor  # (e, hidden)
     more: Tensor  # (e, hidden)
-    wide: Tensor  # (e * bilinear, hidden)
-    basis: Tensor  # (a * K, K, bilinear), spherical basis of triplets times its weights
-    of_basis: Tensor  # its gradient
-    basis_of: list[Tensor]  # of each atom (n, n * bilinear)
-    turned_of: list[Tensor]  # the same (n * bilinear, n)
-    of_basis_of: list[Tensor]  # of its gradient (n, n * bilinear)
+    filtered: Tensor  # (e, hidden)
+    active: Tensor  # (e, hidden)
+    wide: Tensor  # (e, bilinear * hidden)
 
 
 class _Dense(nn.Module):
@@ -155,7 +162,6 @@ class _Interaction(nn.Module):
         block = network.interactions[number]
         assert isinstance(block, Interaction)
         self.number = number
-        self.width = network.bilinear
         own, arriving = block.dense.weight.chunk(2)
         own_bias, arriving_bias = block.dense.bias.chunk(2)
         self.own, self.arriving = _Dense(own, own_bias), _Dense(arriving, arriving_bias)
@@ -169,74 +175,66 @@ class _Interaction(nn.Module):
         self.before, self.before_back = nn.ModuleList(before), nn.ModuleList(reversed(before))
         self.after, self.after_back = nn.ModuleList(after), nn.ModuleList(reversed(after))
 
-    def forward(self, messages: list[Tensor], blocks: list[_Edges]) -> list[Tensor]:
-        """Messages (e, hidden) of each block after one round; see :class:`Interaction`."""
+    def forward(self, messages: list[Tensor], blocks: list[_Edges], sent: list[Tensor]) -> list[Tensor]:
+        """Messages (e, hidden) of each block after one round, with room for as much; see :class:`Interaction`."""
         results: list[Tensor] = []
-        away: list[Tensor] = []
-        for message, edges in zip(messages, blocks):  # noqa: B905 - TorchScript has no strict zip
-            x, sent = self.send(message, edges)
-            results.append(x)
-            away.append(sent)
-        sent = joined(away)
+        for message, edges, part in zip(messages, blocks, sent[1:]):  # noqa: B905 - TorchScript has no strict zip
+            results.append(self.send(message, edges, part))
         for x, message, edges in zip(results, messages, blocks):  # noqa: B905
-            self.mix(x, sent, message, edges)
+            self.mix(x, sent[0], message, edges)
         return results
 
     @torch.jit.export
     def back(
-        self, of_sum: Tensor, of_results: list[Tensor], results: list[Tensor], blocks: list[_Edges]
+        self,
+        of_sum: Tensor,
+        of_results: list[Tensor],
+        results: list[Tensor],
+        blocks: list[_Edges],
+        of_sent: list[Tensor],
     ) -> list[Tensor]:
         """The way back of :meth:`forward`, and of the sums of its results; uses up what it is given."""
         self.sums.back(of_sum, of_results, results, blocks)
-        of_own: list[Tensor] = []
-        for of_result, edges in zip(of_results, blocks):  # noqa: B905
-            of_own.append(self.mix_back(of_result, edges))
-        of_sent = joined(of_own)
-        for of_message, of_x, edges in zip(of_results, of_own, blocks):  # noqa: B905
-            self.send_back(of_message, of_x, of_sent, edges)
+        for of_result, edges, of_own in zip(of_results, blocks, of_sent[1:]):  # noqa: B905
+            self.mix_back(of_result, edges, of_own)
+        for of_message, edges, of_own in zip(of_results, blocks, of_sent[1:]):  # noqa: B905
+            self.send_back(of_message, of_own, of_sent[0], edges)
         return of_results
 
-    def send(self, message: Tensor, edges: _Edges) -> tuple[Tensor, Tensor]:
-        """Of the edges (e, hidden): what stays with them, and what goes to the opposite ones."""
+    def send(self, message: Tensor, edges: _Edges, sent: Tensor) -> Tensor:
+        """Of the edges (e, hidden): what stays with them, and in ``sent`` what goes to the opposite ones."""
         z = self.own(message)
         edges.saved.append(z)
         own = functional.silu(z)
         z = self.arriving(message)
         edges.saved.append(z)
-        filtered = torch.mm(edges.radial, self.filter).mul_(torch.ops.aten.silu(z, out=edges.room))
-        edges.saved.append(filtered)
-        torch.bmm(edges.legendre, edges.parts[self.number], out=edges.basis)
-        places = [self.width * n for n in edges.counts]
-        for matrix, near, gathered in zip(  # noqa: B905
-            edges.turned_of, filtered.split(edges.counts), edges.wide.split(places)
-        ):
-            torch.mm(matrix, near, out=gathered)
-        return own, torch.mm(edges.wide.view(message.size(0), self.bilinear.size(0)), self.bilinear)
+        filtered = torch.ops.aten.silu(z, out=edges.filtered)
+        filtered.mul_(torch.mm(edges.radial, self.filter, out=edges.room))
+        for group in edges.triplets:
+            torch.bmm(group.legendre, group.parts[self.number], out=group.basis)
+            torch.bmm(group.filters_back, group.near, out=group.gathered)
+        torch.mm(edges.wide, self.bilinear, out=sent)
+        return own
 
     def send_back(self, of_message: Tensor, of_own: Tensor, of_sent: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`send`, added to ``of_message``; ``of_sent`` (E, hidden) stands at the opposite edges."""
         of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.room)
-        torch.mm(of_away, self.bilinear_back, out=edges.wide.view(of_away.size(0), self.bilinear.size(0)))
-        parts = edges.parts[self.number]
-        torch.bmm(edges.legendre, parts, out=edges.basis)
-        filtered, of_filtered = edges.saved.pop(), edges.more
-        places = [self.width * n for n in edges.counts]
-        for matrix, of_matrix, near, of_near, of_gathered in zip(  # noqa: B905
-            edges.basis_of,
-            edges.of_basis_of,
-            filtered.split(edges.counts),
-            of_filtered.split(edges.counts),
-            edges.wide.split(places),
-        ):
-            torch.mm(matrix, of_gathered, out=of_near)
-            torch.mm(near, of_gathered.t(), out=of_matrix)
-        edges.of_legendre.baddbmm_(edges.of_basis, parts.transpose(1, 2))
-        torch.bmm(edges.legendre.transpose(1, 2), edges.of_basis, out=edges.of_parts[self.number])
+        torch.mm(of_away, self.bilinear_back, out=edges.wide)
         z = edges.saved.pop()
-        of_filters = torch.ops.aten.silu(z, out=filtered).mul_(of_filtered)
-        edges.of_radial.addmm_(of_filters, self.filter_back)
-        of_filtered.mul_(torch.mm(edges.radial, self.filter, out=edges.room))
-        of_message.addmm_(through(of_filtered, z), self.arriving.weight_back)
+        filters = torch.mm(edges.radial, self.filter, out=edges.room)
+        active = torch.ops.aten.silu(z, out=edges.active)
+        torch.mul(active, filters, out=edges.filtered)
+        for group in edges.triplets:
+            parts = group.parts[self.number]
+            torch.bmm(group.legendre, parts, out=group.basis)
+            torch.bmm(group.filters, group.gathered, out=group.of_near)
+            torch.bmm(group.near, group.turned, out=group.of_filters)
+            torch.bmm(group.of_basis, parts.transpose(1, 2), out=group.added)
+            torch.bmm(group.legendre.transpose(1, 2), group.of_basis, out=group.of_parts[self.number])
+        edges.of_legendre.add_(edges.added)
+        of_filtered = edges.more
+        edges.of_radial.addmm_(active.mul_(of_filtered), self.filter_back)
+        of_message.addmm_(through(of_filtered.mul_(filters), z), self.arriving.weight_back)
         of_message.addmm_(through(of_own, edges.saved.pop()), self.own.weight_back)
 
     def mix(self, x: Tensor, sent: Tensor, message: Tensor, edges: _Edges) -> None:
@@ -250,14 +248,13 @@ class _Interaction(nn.Module):
         for layer in self.after:
             layer(x, edges.saved, edges.room)
 
-    def mix_back(self, of_x: Tensor, edges: _Edges) -> Tensor:
-        """The way back of :meth:`mix`: the gradient of what stays and arrives; that of the message in place of ``of_x``."""
+    def mix_back(self, of_x: Tensor, edges: _Edges, of_own: Tensor) -> None:
+        """The way back of :meth:`mix`: that of what stays and arrives in ``of_own``, of the message in place of ``of_x``."""
         for layer in self.after_back:
             layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
-        of_own = torch.mm(through(of_x, edges.saved.pop()), self.skip.weight_back)
+        torch.mm(through(of_x, edges.saved.pop()), self.skip.weight_back, out=of_own)
         for layer in self.before_back:
             layer.back(of_own, edges.saved, edges.room)  # type: ignore[operator]
-        return of_own
 
 
 class FastDimeNet(nn.Module):
@@ -289,79 +286,113 @@ class FastDimeNet(nn.Module):
         register(self, "angular", network.spherical_weight * network.norms.to(network.spherical_weight.dtype))
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
+        exact = copy.deepcopy(network).double()
+
+        def times_distance(distances: Tensor) -> Tensor:
+            scaled = distances / exact.cutoff
+            bases = torch.cat(
+                [torch.sin(scaled.unsqueeze(1) * exact.frequencies), exact.bessel.anywhere(scaled)], dim=1
+            )
+            return (bases * polynomial_envelope(scaled, exact.power).unsqueeze(1)).unsqueeze(0)
+
+        with torch.no_grad():
+            # Of the bases times the scaled distance, by which they would be infinite at 0.
+            self.tables: RadialTables = tabulate(
+                times_distance,
+                network.cutoff,
+                dtype=network.spherical_weight.dtype,
+                tolerance=TOLERANCE,
+                ends_at_zero=True,
+            )
 
     def forward(
         self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
         network = self.network
-        topology = network.topology(atomic_numbers, pair_index)
         if pair_vectors.size(0) == 0:
+            topology = network.topology(atomic_numbers, pair_index)
             return network.atomic_energies(pair_vectors, topology), pair_vectors
-        vectors = pair_vectors.detach().requires_grad_()
-        if vectors.is_cuda:
+        if pair_vectors.is_cuda:
             # A GPU has no use for atoms that take turns.
-            energies = network.atomic_energies(vectors, topology)
-            gradient = torch.autograd.grad([energies.sum()], [vectors])[0]
-        else:
-            layouts = self.layouts(atomic_numbers.size(0), topology)
-            around = vectors.index_select(0, topology[3]) * topology[4]
-            recorded = [network.bases(vectors)]
-            sizes = [layout.size for layout in layouts]
-            for near, layout in zip(around.split(sizes), layouts):  # noqa: B905
-                placed = into_places(near, layout.places).view(layout.apart.size(0), -1, 3)
-                recorded.append(network.cosines(placed, layout.apart))
-            energies, of_recorded = self.by_hand(recorded, layouts, topology)
-            # TorchScript wants optional tensors here, and mypy plain ones.
-            gradient = torch.autograd.grad(recorded, [vectors], optional(of_recorded))[0]  # type: ignore[arg-type]
-        assert gradient is not None
-        return energies.detach(), gradient
+            return self.fixed(pair_vectors, network.topology(atomic_numbers, pair_index))
+        return self.by_hand(atomic_numbers, pair_vectors, pair_index)
 
-    def layouts(self, n_atoms: int, topology: list[Tensor]) -> list[_Layout]:
-        """All edges, in blocks of whole atoms with about ``block_edges``."""
-        centre, most = topology[1], topology[9].size(2)
-        counts: list[int] = torch.bincount(centre, minlength=n_atoms).tolist()
-        first_atoms, sizes = first_atoms_and_sizes(counts, self.block_edges)
-        result: list[_Layout] = []
-        begin = 0
-        for k, size in enumerate(sizes):
-            end = first_atoms[k + 1] if k + 1 < len(sizes) else len(counts)
-            # A slice: TorchScript would keep one list for all blocks.
-            here = counts[first_atoms[k] : end]
-            largest = max(here)
-            own = centre.narrow(0, begin, size) - first_atoms[k]
-            slots = own * largest + topology[6].narrow(0, begin, size) - centre.narrow(0, begin, size) * most
-            places = slots[:0]
-            apart = 1.0 - torch.eye(largest, dtype=self.angular.dtype, device=slots.device)
-            apart = apart.expand(len(here), -1, -1)
-            if len(here) * largest > size:
-                # An empty place borrows the first edge.
-                places = torch.zeros(len(here) * largest, dtype=slots.dtype, device=slots.device)
-                places[slots] = torch.arange(size, device=slots.device)
-                filled = torch.zeros(len(here) * largest, dtype=apart.dtype, device=slots.device)
-                filled[slots] = 1.0
-                apart = apart * filled.view(-1, largest, 1) * filled.view(-1, 1, largest)
-            result.append(_Layout(here, begin, size, places, slots, apart))
-            begin += size
-        return result
+    @torch.jit.export
+    def fixed_topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
+        """Index tensors for :meth:`fixed`."""
+        return self.network.topology(atomic_numbers, pair_index)
+
+    def fixed(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, by autograd but for the bases: to be traced for few pairs, and for a GPU."""
+        with torch.no_grad():
+            distances, rows, weights, bases = self.bases(pair_vectors)
+        vectors = pair_vectors.detach().requires_grad_()
+        bases.requires_grad_()
+        energies = self.network.energies(bases, vectors, topology)
+        of_bases, of_vectors = torch.autograd.grad([energies.sum()], [bases, vectors])
+        assert of_bases is not None
+        assert of_vectors is not None
+        with torch.no_grad():
+            along = self.bases_back(of_bases, distances, rows, weights, bases)
+            return energies.detach(), torch.addcmul(of_vectors, pair_vectors, along)
+
+    def bases(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Distances (n_pairs,), where they are in the table, and what :meth:`DimeNet.bases` gives."""
+        distances = torch.linalg.vector_norm(pair_vectors, dim=1)
+        rows, weights = self.tables.places(distances)
+        bases = read_table(self.tables.values[0], rows, weights)
+        return distances, rows, weights, bases * (self.network.cutoff / distances).unsqueeze(1)
+
+    def bases_back(
+        self, of_bases: Tensor, distances: Tensor, rows: Tensor, weights: Tensor, bases: Tensor
+    ) -> Tensor:
+        """Gradient along the pairs over their lengths (n_pairs, 1) from that of the bases."""
+        inverse = torch.reciprocal(distances).unsqueeze(1)
+        slopes = read_table(self.tables.slopes[0], rows, weights) * self.network.cutoff - bases
+        return (of_bases * slopes).sum(1, keepdim=True) * inverse.square()
 
     def by_hand(
-        self, recorded: list[Tensor], layouts: list[_Layout], topology: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Energies (n_atoms,), and their gradients with respect to bases of pairs and cosines of blocks."""
+        self, species: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
         # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
         with torch.no_grad():
-            n_atoms = topology[0].size(0)
-            blocks = self.blocks(recorded, layouts, topology)
-            message = self.embed(topology[0], blocks)
+            layout = edges_in_blocks(pair_index, species.size(0), self.angular, self.block_edges)
+            distances, rows, weights, bases = self.bases(pair_vectors)
+            corners = pair_vectors.index_select(0, layout.pair) * layout.sign
+            if not self.network.at_receiver:
+                corners = corners / distances.index_select(0, layout.pair).unsqueeze(1)
+        angles: list[Tensor] = []
+        arms: list[Tensor] = []
+        begin = 0
+        for groups in layout.blocks:
+            for group in groups:
+                size = group[0] * group[1]
+                arm = corners.narrow(0, begin, size).view(group[0], group[1], 3)
+                if self.network.at_receiver:
+                    apart = 1.0 - torch.eye(group[1], dtype=arm.dtype).unsqueeze(0)
+                    if group[2] > 0:
+                        real = layout.real.narrow(0, begin, size).view(group[0], group[1])
+                        apart = apart * real.unsqueeze(1) * real.unsqueeze(2)
+                    arm = arm.detach().requires_grad_()
+                    angles.append(self.network.cosines(arm, apart))
+                arms.append(arm)
+                begin += size
+        with torch.no_grad():
+            blocks = self.blocks(layout, bases, arms, angles)
+            exchanged = bases.new_empty(layout.centre.size(0), self.network.hidden)
+            # The whole, then what belongs to each block.
+            places = [exchanged]
+            for part in exchanged.split([edges.centre.size(0) for edges in blocks]):
+                places.append(part)
+            message = self.embed(species, blocks)
             messages = [message]
-            totals = torch.zeros(
-                len(self.interactions) + 1, n_atoms, self.network.hidden, dtype=self.angular.dtype
-            )
+            totals = bases.new_zeros(len(self.interactions) + 1, species.size(0), self.network.hidden)
             sums = totals.unbind(0)
             self.first_sums(message, blocks, sums[0])
             for k, interaction in enumerate(self.interactions):
-                message = interaction(message, blocks)
+                message = interaction(message, blocks, places)
                 messages.append(message)
                 interaction.sums(message, blocks, sums[k + 1])  # type: ignore[operator]
         totals.requires_grad_()
@@ -373,66 +404,144 @@ class FastDimeNet(nn.Module):
             of_message = [torch.zeros_like(part) for part in message]
             for k, interaction in enumerate(self.backwards):
                 of_sum = of_sums[len(of_sums) - 1 - k]
-                of_message = interaction.back(of_sum, of_message, messages.pop(), blocks)  # type: ignore[operator]
+                of_message = interaction.back(of_sum, of_message, messages.pop(), blocks, places)  # type: ignore[operator]
             self.first_sums.back(of_sums[0], of_message, messages.pop(), blocks)
             self.embed_back(of_message, blocks)
-            of_recorded = self.of_recorded(recorded, blocks, topology)
-        return energies, of_recorded
+            of_edges = self.bases_of_edges_back(blocks)
+            if layout.real.size(0) > 0:
+                of_edges.mul_(layout.real)
+            of_bases = torch.zeros_like(bases).index_add_(0, layout.pair, of_edges)
+            along = self.bases_back(of_bases, distances, rows, weights, bases)
+            of_corners = self.angles_back(blocks, arms, angles)
+            if not self.network.at_receiver:
+                of_corners.sub_(corners * (of_corners * corners).sum(1, keepdim=True))
+                of_corners.div_(distances.index_select(0, layout.pair).unsqueeze(1))
+            result = (pair_vectors * along).index_add_(0, layout.pair, of_corners.mul_(layout.sign))
+        return energies.detach(), result
 
-    def blocks(self, recorded: list[Tensor], layouts: list[_Layout], topology: list[Tensor]) -> list[_Edges]:
-        """All edges, with what depends on where atoms are."""
-        n_radial, hidden, width = self.network.radial, self.network.hidden, self.network.bilinear
-        degrees = self.network.spherical
-        bases = recorded[0].index_select(0, topology[3])
-        most = max([layout.size for layout in layouts])
-        table = max([cosines.numel() for cosines in recorded[1:]])
-        room, more = bases.new_empty(most, hidden), bases.new_empty(most, hidden)
-        wide = bases.new_empty(most * width, hidden)
-        # What a block's padding has of others' numbers meets zeros.
-        basis, of_basis = bases.new_empty(table * width), bases.new_zeros(table * width)
+    def blocks(
+        self, layout: Layout, bases: Tensor, arms: list[Tensor], angles: list[Tensor]
+    ) -> list[_Edges]:
+        """All edges, with what depends on where atoms are.
+
+        Args:
+            layout: of the edges.
+            bases: (n_pairs, all), of pairs.
+            arms: of each group (a, K, 3), directions of its edges, or vectors where angles are at the receiver.
+            angles: of each group their cosines (a, K, K), or none.
+        """
+        network = self.network
+        hidden, width, degrees = network.hidden, network.bilinear, network.spherical
+        sizes: list[int] = []
+        triplets: list[int] = []
+        for groups in layout.blocks:
+            n_edges, n_triplets = 0, 0
+            for group in groups:
+                n_edges += group[0] * group[1]
+                n_triplets += group[0] * group[1] * group[1]
+            sizes.append(n_edges)
+            triplets.append(n_triplets)
+        rooms = bases.new_empty(4, max(sizes), hidden).unbind(0)
+        wide = bases.new_empty(max(sizes), width * hidden)
+        basis, of_basis = bases.new_empty(max(triplets), width), bases.new_empty(max(triplets), width)
+        added = bases.new_empty(max(triplets), degrees)
         result: list[_Edges] = []
-        for layout, cosines in zip(layouts, recorded[1:]):  # noqa: B905
-            here, begin, size, places = layout.counts, layout.begin, layout.size, layout.places
-            n_atoms, largest = len(here), max(here)
-            own = bases.narrow(0, begin, size)
-            radial = own.narrow(1, 0, n_radial).contiguous()
-            spherical = into_places(own.narrow(1, n_radial, degrees * n_radial), places)
-            spherical = spherical.reshape(-1, degrees, n_radial).transpose(0, 1)
-            parts = torch.bmm(spherical, self.angular).view(degrees, n_atoms * largest, -1, width)
-            of_parts = parts.new_empty(parts.size(2), parts.size(1), degrees, width)
-            polynomials = torch.stack(legendre_polynomials(cosines, degrees), dim=3)
-            legendre = polynomials.mul_(layout.apart.unsqueeze(3)).view(-1, largest, degrees)
-            shape = (n_atoms, largest, largest * width)
-            numbers = n_atoms * largest * largest * width
-            tables = basis.narrow(0, 0, numbers).view(shape)
-            of_tables = of_basis.narrow(0, 0, numbers).view(shape)
-            of_each = of_atoms(tables, here, 1, width)
+        begin, number = 0, 0
+        for k, size in enumerate(sizes):
+            own = bases.index_select(0, layout.pair.narrow(0, begin, size))
+            if layout.real.size(0) > 0:
+                own.mul_(layout.real.narrow(0, begin, size))
+            radial = own.narrow(1, 0, network.radial).contiguous()
+            spherical = own.narrow(1, network.radial, degrees * network.radial)
+            spherical = spherical.reshape(size, degrees, network.radial).transpose(0, 1)
+            parts = torch.bmm(spherical, self.angular).view(degrees, size, -1, width)
+            parts = parts.permute(2, 1, 0, 3).contiguous()
+            of_parts = torch.empty_like(parts)
+            here = [room.narrow(0, 0, size) for room in rooms] + [wide.narrow(0, 0, size)]
+            cosines = bases.new_empty(triplets[k])
+            n_groups = len(layout.blocks[k])
+            first = 0
+            for group, arm in zip(layout.blocks[k], arms[number : number + n_groups]):  # noqa: B905
+                table = cosines.narrow(0, first, arm.size(0) * arm.size(1) * arm.size(1))
+                table = table.view(arm.size(0), arm.size(1), arm.size(1))
+                if network.at_receiver:
+                    table.copy_(angles[number])
+                else:
+                    torch.bmm(arm, arm.transpose(1, 2), out=table)
+                first += group[0] * group[1] * group[1]
+            legendre = torch.stack(legendre_polynomials(cosines, degrees), dim=1)
+            tables = [legendre, added.narrow(0, 0, triplets[k]), basis, of_basis]
+            of_groups: list[_Triplets] = []
+            first, start = 0, 0
+            for group in layout.blocks[k]:
+                atoms, most = group[0], group[1]
+                polynomials = legendre.narrow(0, first, atoms * most * most).view(atoms, most, most, degrees)
+                # An edge with itself is no triplet.
+                polynomials.diagonal(0, 1, 2).zero_()
+                if group[2] > 0:
+                    real = layout.real.narrow(0, begin + start, atoms * most)
+                    polynomials.mul_(real.view(atoms, 1, most, 1))
+                of_groups.append(self.triplets(group, first, start, tables, parts, of_parts, here))
+                first += atoms * most * most
+                start += atoms * most
             saved: list[Tensor] = []
             result.append(
                 _Edges(
-                    here,
+                    of_groups,
                     radial,
                     torch.zeros_like(radial),
-                    list(parts.permute(2, 1, 0, 3).contiguous().unbind(0)),
-                    list(of_parts.unbind(0)),
                     legendre,
                     torch.zeros_like(legendre),
-                    topology[1].narrow(0, begin, size),
-                    topology[2].narrow(0, begin, size),
-                    topology[7].narrow(0, begin, size),
-                    layout.slots,
+                    added.narrow(0, 0, triplets[k]),
+                    of_parts,
+                    layout.centre.narrow(0, begin, size),
+                    layout.neighbour.narrow(0, begin, size),
+                    layout.opposite.narrow(0, begin, size),
                     saved,
-                    room.narrow(0, 0, size),
-                    more.narrow(0, 0, size),
-                    wide.narrow(0, 0, size * width),
-                    tables.view(-1, largest, width),
-                    of_tables.view(-1, largest, width),
-                    of_each,
-                    [matrix.t() for matrix in of_each],
-                    of_atoms(of_tables, here, 1, width),
+                    here[0],
+                    here[1],
+                    here[2],
+                    here[3],
+                    here[4],
                 )
             )
+            begin += size
+            number += n_groups
         return result
+
+    def triplets(
+        self,
+        group: list[int],
+        first: int,
+        start: int,
+        tables: list[Tensor],
+        parts: Tensor,
+        of_parts: Tensor,
+        rooms: list[Tensor],
+    ) -> _Triplets:
+        """Of one group of a block, whose triplets begin at ``first`` and whose edges at ``start``, its share of everything."""
+        atoms, most = group[0], group[1]
+        size, width = atoms * most, self.network.bilinear
+        of_triplets = [table.narrow(0, first, size * most) for table in tables[:2]]
+        # Used up before the next group comes.
+        basis, of_basis = tables[2].narrow(0, 0, size * most), tables[3].narrow(0, 0, size * most)
+        gathered = rooms[4].narrow(0, start, size).view(atoms, most * width, -1)
+        filters = basis.view(atoms, most, most * width)
+        return _Triplets(
+            of_triplets[0].view(size, most, -1),
+            of_triplets[1].view(size, most, -1),
+            list(parts.narrow(1, start, size).unbind(0)),
+            list(of_parts.narrow(1, start, size).unbind(0)),
+            rooms[2].narrow(0, start, size).view(atoms, most, -1),
+            rooms[1].narrow(0, start, size).view(atoms, most, -1),
+            gathered,
+            gathered.transpose(1, 2),
+            basis.view(size, most, width),
+            of_basis.view(size, most, width),
+            filters,
+            filters.transpose(1, 2),
+            of_basis.view(atoms, most, most * width),
+        )
 
     def embed(self, species: Tensor, blocks: list[_Edges]) -> list[Tensor]:
         """Messages (e, hidden) of each block before the first interaction (eq. 10)."""
@@ -451,35 +560,46 @@ class FastDimeNet(nn.Module):
 
     def embed_back(self, of_messages: list[Tensor], blocks: list[_Edges]) -> None:
         """The way back of :meth:`embed`, added to the gradient of the radial basis."""
-        for of_message, edges in zip(of_messages, blocks):  # noqa: B905
+        for of_message, edges in zip(of_messages, blocks):  # noqa: B905 - TorchScript has no strict zip
             z = edges.saved.pop()
             of_z = torch.mm(through(of_message, z), self.second.weight_back, out=edges.room)
             edges.of_radial.addmm_(through(of_z, edges.saved.pop()), self.first.weight_back)
 
-    def of_recorded(
-        self, recorded: list[Tensor], blocks: list[_Edges], topology: list[Tensor]
-    ) -> list[Tensor]:
-        """Gradients with respect to bases of pairs (n_pairs, all) and the cosines (a, K, K) of each block."""
-        of_edges: list[Tensor] = []
-        result: list[Tensor] = [recorded[0]]
-        for k, edges in enumerate(blocks):
-            of_parts = torch.stack(edges.of_parts, 2).permute(1, 0, 2, 3).flatten(2)
+    def bases_of_edges_back(self, blocks: list[_Edges]) -> Tensor:
+        """Gradient (E, all) with respect to the bases of all edges."""
+        result: list[Tensor] = []
+        for edges in blocks:
+            of_parts = edges.of_parts.permute(2, 1, 0, 3).flatten(2)
             flat = torch.bmm(of_parts, self.angular_back).transpose(0, 1).flatten(1)
-            of_edges.append(torch.cat([edges.of_radial, flat.index_select(0, edges.slots)], dim=1))
-            result.append(self.of_cosines(edges, recorded[k + 1]))
-        result[0] = torch.zeros_like(recorded[0]).index_add(0, topology[3], joined(of_edges))
-        return result
+            result.append(torch.cat([edges.of_radial, flat], dim=1))
+        return joined(result)
 
-    def of_cosines(self, edges: _Edges, cosines: Tensor) -> Tensor:
-        """Gradient (a, K, K) with respect to the cosines; uses up that of the polynomials.
+    def angles_back(self, blocks: list[_Edges], arms: list[Tensor], angles: list[Tensor]) -> Tensor:
+        """Gradient (E, 3) with respect to the arms; uses up that of the polynomials.
 
-        d / dc sum_l a_l P_l = sum_l (2 l + 1) P_l (a_(l+1) + a_(l+3) + ...), with P_l of different places only.
+        d / dc sum_l a_l P_l = sum_l (2 l + 1) P_l (a_(l+1) + a_(l+3) + ...), with P_l of different edges only.
         """
-        of_degrees, values = edges.of_legendre.unbind(2), edges.legendre.unbind(2)
-        result = torch.zeros_like(of_degrees[0])
-        for degree in range(len(values) - 2, -1, -1):
-            above = of_degrees[degree + 1]
-            result.addcmul_(values[degree], above, value=2.0 * degree + 1.0)
-            if degree > 1:
-                of_degrees[degree - 1].add_(above)
-        return result.view(cosines.size())
+        result: list[Tensor] = []
+        number = 0
+        for edges in blocks:
+            of_degrees, values = edges.of_legendre.unbind(1), edges.legendre.unbind(1)
+            of_cosines = torch.zeros(edges.legendre.size(0), dtype=edges.legendre.dtype)
+            for degree in range(len(values) - 2, -1, -1):
+                above = of_degrees[degree + 1]
+                of_cosines.addcmul_(values[degree], above, value=2.0 * degree + 1.0)
+                if degree > 1:
+                    of_degrees[degree - 1].add_(above)
+            first = 0
+            for arm in arms[number : number + len(edges.triplets)]:
+                most = arm.size(1)
+                table = of_cosines.narrow(0, first, arm.size(0) * most * most).view(-1, most, most)
+                if self.network.at_receiver:
+                    # TorchScript wants optional tensors here, and mypy plain ones.
+                    of_arm = torch.autograd.grad([angles[number]], [arm], optional([table]))[0]  # type: ignore[arg-type]
+                    assert of_arm is not None
+                else:
+                    of_arm = torch.bmm(table + table.transpose(1, 2), arm)
+                result.append(of_arm.view(-1, 3))
+                first += table.numel()
+                number += 1
+        return joined(result)

@@ -18,7 +18,7 @@ class Layout(NamedTuple):
     them has to be multiplied by zero.
     """
 
-    blocks: list[list[list[int]]]  # of each block its groups: atoms a, and places K of each
+    blocks: list[list[list[int]]]  # of each block its groups: atoms a, places K of each, and empty places
     centre: Tensor  # (e,), atom at which an edge ends
     neighbour: Tensor  # (e,), the atom at its other end
     pair: Tensor  # (e,), its unordered pair
@@ -66,7 +66,7 @@ def in_groups(counts: list[int], block_edges: int, most_empty: int) -> tuple[lis
         full = filled + (atoms + 1) * count > block_edges
         more = empty + atoms * (count - most)
         if atoms > 0 and (full or more > most_empty):
-            groups.append([atoms, most])
+            groups.append([atoms, most, empty])
             places += [most] * atoms
             filled += atoms * most
             atoms, more = 0, 0
@@ -77,7 +77,7 @@ def in_groups(counts: list[int], block_edges: int, most_empty: int) -> tuple[lis
                 filled = 0
         atoms, most, empty = atoms + 1, count, more
     if atoms > 0:
-        groups.append([atoms, most])
+        groups.append([atoms, most, empty])
         places += [most] * atoms
     if len(groups) > 0:
         blocks.append(groups)

@@ -29,7 +29,7 @@ PAPER = {
     "gemnet-t": {},
 }
 # Without tables: the network to rounding.
-EXACT = ("nequip", "dimenet", "gemnet-t")
+EXACT = ("nequip", "gemnet-t")
 
 
 def lips(name, hyperparameters=None):
