@@ -18,7 +18,7 @@ from openmm_mlbench.models.neighbours import all_pairs, forces_from_pairs
 
 # Architectures that have a fast form, as cards name them, and those whose form also serves molecules.
 ANALYTIC = ("schnet", "deeppot-se", "nequip", "dimenet", "gemnet-t")
-ANALYTIC_MOLECULES = ("schnet", "deeppot-se")
+ANALYTIC_MOLECULES = ("schnet", "deeppot-se", "dimenet")
 
 
 class _Analytic(nn.Module):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from openmm_mlbench.models.bases import legendre_polynomials
 from openmm_mlbench.models.cutoffs import polynomial_envelope
@@ -59,7 +58,8 @@ class _Edges(NamedTuple):
     centre: Tensor  # (e,)
     neighbour: Tensor  # (e,)
     opposite: Tensor  # (e,), among all edges
-    saved: list[Tensor]  # what the way back needs, in the order of the way there
+    slots: list[Tensor]  # (e, hidden), memory for what the way back needs
+    saved: list[Tensor]  # what is in them, in the order of the way there
     # Room for what is not kept, shared by all blocks: new memory would come from outside the cache.
     room: Tensor  # (e, hidden)
     more: Tensor  # (e, hidden)
@@ -85,9 +85,11 @@ class _Dense(nn.Module):
         register(self, "weight", weight.t())
         self.register_buffer("bias", bias.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, n_in) -> (n, n_out)."""
-        return torch.mm(x, self.weight).add_(self.bias)
+    def forward(self, x: Tensor, edges: _Edges) -> Tensor:
+        """(e, n_in) -> (e, n_out), which is kept."""
+        z = torch.mm(x, self.weight, out=edges.slots.pop()).add_(self.bias)
+        edges.saved.append(z)
+        return z
 
 
 class _Residual(nn.Module):
@@ -98,19 +100,16 @@ class _Residual(nn.Module):
         self.first = _Dense(layer.dense_1.weight, layer.dense_1.bias)
         self.second = _Dense(layer.dense_2.weight, layer.dense_2.bias)
 
-    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor) -> None:
-        """(n, width), changed in place, with room for as much."""
-        z = self.first(x)
-        saved.append(z)
-        z = self.second(torch.ops.aten.silu(z, out=room))
-        saved.append(z)
-        x.add_(torch.ops.aten.silu(z, out=room))
+    def forward(self, x: Tensor, edges: _Edges) -> None:
+        """(e, width), changed in place."""
+        z = self.second(torch.ops.aten.silu(self.first(x, edges), out=edges.room), edges)
+        x.add_(torch.ops.aten.silu(z, out=edges.room))
 
     @torch.jit.export
-    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor) -> None:
-        """From the gradient (n, width) of the output to that of the input, in place."""
-        of_y = torch.mm(through(of_x, saved.pop()), self.second.weight_back, out=room)
-        of_x.addmm_(through(of_y, saved.pop()), self.first.weight_back)
+    def back(self, of_x: Tensor, edges: _Edges) -> None:
+        """From the gradient (e, width) of the output to that of the input, in place."""
+        of_y = torch.mm(through(of_x, edges.saved.pop()), self.second.weight_back, out=edges.room)
+        of_x.addmm_(through(of_y, edges.saved.pop()), self.first.weight_back)
 
 
 class _Sums(nn.Module):
@@ -203,12 +202,8 @@ class _Interaction(nn.Module):
 
     def send(self, message: Tensor, edges: _Edges, sent: Tensor) -> Tensor:
         """Of the edges (e, hidden): what stays with them, and in ``sent`` what goes to the opposite ones."""
-        z = self.own(message)
-        edges.saved.append(z)
-        own = functional.silu(z)
-        z = self.arriving(message)
-        edges.saved.append(z)
-        filtered = torch.ops.aten.silu(z, out=edges.filtered)
+        own = torch.ops.aten.silu(self.own(message, edges), out=edges.slots.pop())
+        filtered = torch.ops.aten.silu(self.arriving(message, edges), out=edges.filtered)
         filtered.mul_(torch.mm(edges.radial, self.filter, out=edges.room))
         for group in edges.triplets:
             torch.bmm(group.legendre, group.parts[self.number], out=group.basis)
@@ -241,20 +236,18 @@ class _Interaction(nn.Module):
         """From what stays with the edges (e, hidden) and what arrives (E, hidden) to the result, in place of x."""
         x.add_(torch.index_select(sent, 0, edges.opposite, out=edges.room))
         for layer in self.before:
-            layer(x, edges.saved, edges.room)
-        z = self.skip(x)
-        edges.saved.append(z)
-        torch.ops.aten.silu(z, out=x).add_(message)
+            layer(x, edges)
+        torch.ops.aten.silu(self.skip(x, edges), out=x).add_(message)
         for layer in self.after:
-            layer(x, edges.saved, edges.room)
+            layer(x, edges)
 
     def mix_back(self, of_x: Tensor, edges: _Edges, of_own: Tensor) -> None:
         """The way back of :meth:`mix`: that of what stays and arrives in ``of_own``, of the message in place of ``of_x``."""
         for layer in self.after_back:
-            layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
+            layer.back(of_x, edges)  # type: ignore[operator]
         torch.mm(through(of_x, edges.saved.pop()), self.skip.weight_back, out=of_own)
         for layer in self.before_back:
-            layer.back(of_own, edges.saved, edges.room)  # type: ignore[operator]
+            layer.back(of_own, edges)  # type: ignore[operator]
 
 
 class FastDimeNet(nn.Module):
@@ -284,6 +277,9 @@ class FastDimeNet(nn.Module):
         self.first_sums = _Sums(network.radial_weight[network.blocks])
         # Of all interaction blocks.
         register(self, "angular", network.spherical_weight * network.norms.to(network.spherical_weight.dtype))
+        # What comes before activations, and messages.
+        layers = sum(4 + 2 * len(block.before) + 2 * len(block.after) for block in blocks)
+        self.n_kept = 3 + layers
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
         exact = copy.deepcopy(network).double()
@@ -352,13 +348,11 @@ class FastDimeNet(nn.Module):
         slopes = read_table(self.tables.slopes[0], rows, weights) * self.network.cutoff - bases
         return (of_bases * slopes).sum(1, keepdim=True) * inverse.square()
 
-    def by_hand(
-        self, species: Tensor, pair_vectors: Tensor, pair_index: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def by_hand(self, species: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
         # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
         with torch.no_grad():
-            layout = edges_in_blocks(pair_index, species.size(0), self.angular, self.block_edges)
+            layout = edges_in_blocks(pair_index, species.size(0), self.angular, self.block_edges, 0)
             distances, rows, weights, bases = self.bases(pair_vectors)
             corners = pair_vectors.index_select(0, layout.pair) * layout.sign
             if not self.network.at_receiver:
@@ -371,11 +365,8 @@ class FastDimeNet(nn.Module):
                 size = group[0] * group[1]
                 arm = corners.narrow(0, begin, size).view(group[0], group[1], 3)
                 if self.network.at_receiver:
-                    apart = 1.0 - torch.eye(group[1], dtype=arm.dtype).unsqueeze(0)
-                    if group[2] > 0:
-                        real = layout.real.narrow(0, begin, size).view(group[0], group[1])
-                        apart = apart * real.unsqueeze(1) * real.unsqueeze(2)
                     arm = arm.detach().requires_grad_()
+                    apart = 1.0 - torch.eye(group[1], dtype=arm.dtype).unsqueeze(0)
                     angles.append(self.network.cosines(arm, apart))
                 arms.append(arm)
                 begin += size
@@ -384,8 +375,7 @@ class FastDimeNet(nn.Module):
             exchanged = bases.new_empty(layout.centre.size(0), self.network.hidden)
             # The whole, then what belongs to each block.
             places = [exchanged]
-            for part in exchanged.split([edges.centre.size(0) for edges in blocks]):
-                places.append(part)
+            places.extend(exchanged.split([edges.centre.size(0) for edges in blocks]))
             message = self.embed(species, blocks)
             messages = [message]
             totals = bases.new_zeros(len(self.interactions) + 1, species.size(0), self.network.hidden)
@@ -408,8 +398,6 @@ class FastDimeNet(nn.Module):
             self.first_sums.back(of_sums[0], of_message, messages.pop(), blocks)
             self.embed_back(of_message, blocks)
             of_edges = self.bases_of_edges_back(blocks)
-            if layout.real.size(0) > 0:
-                of_edges.mul_(layout.real)
             of_bases = torch.zeros_like(bases).index_add_(0, layout.pair, of_edges)
             along = self.bases_back(of_bases, distances, rows, weights, bases)
             of_corners = self.angles_back(blocks, arms, angles)
@@ -419,9 +407,7 @@ class FastDimeNet(nn.Module):
             result = (pair_vectors * along).index_add_(0, layout.pair, of_corners.mul_(layout.sign))
         return energies.detach(), result
 
-    def blocks(
-        self, layout: Layout, bases: Tensor, arms: list[Tensor], angles: list[Tensor]
-    ) -> list[_Edges]:
+    def blocks(self, layout: Layout, bases: Tensor, arms: list[Tensor], angles: list[Tensor]) -> list[_Edges]:
         """All edges, with what depends on where atoms are.
 
         Args:
@@ -443,14 +429,13 @@ class FastDimeNet(nn.Module):
             triplets.append(n_triplets)
         rooms = bases.new_empty(4, max(sizes), hidden).unbind(0)
         wide = bases.new_empty(max(sizes), width * hidden)
+        kept = bases.new_empty(self.n_kept, layout.centre.size(0), hidden)
         basis, of_basis = bases.new_empty(max(triplets), width), bases.new_empty(max(triplets), width)
         added = bases.new_empty(max(triplets), degrees)
         result: list[_Edges] = []
         begin, number = 0, 0
         for k, size in enumerate(sizes):
             own = bases.index_select(0, layout.pair.narrow(0, begin, size))
-            if layout.real.size(0) > 0:
-                own.mul_(layout.real.narrow(0, begin, size))
             radial = own.narrow(1, 0, network.radial).contiguous()
             spherical = own.narrow(1, network.radial, degrees * network.radial)
             spherical = spherical.reshape(size, degrees, network.radial).transpose(0, 1)
@@ -459,16 +444,16 @@ class FastDimeNet(nn.Module):
             of_parts = torch.empty_like(parts)
             here = [room.narrow(0, 0, size) for room in rooms] + [wide.narrow(0, 0, size)]
             cosines = bases.new_empty(triplets[k])
-            n_groups = len(layout.blocks[k])
             first = 0
-            for group, arm in zip(layout.blocks[k], arms[number : number + n_groups]):  # noqa: B905
-                table = cosines.narrow(0, first, arm.size(0) * arm.size(1) * arm.size(1))
-                table = table.view(arm.size(0), arm.size(1), arm.size(1))
+            for group in layout.blocks[k]:
+                atoms, most = group[0], group[1]
+                table = cosines.narrow(0, first, atoms * most * most).view(atoms, most, most)
                 if network.at_receiver:
                     table.copy_(angles[number])
                 else:
-                    torch.bmm(arm, arm.transpose(1, 2), out=table)
-                first += group[0] * group[1] * group[1]
+                    torch.bmm(arms[number], arms[number].transpose(1, 2), out=table)
+                first += atoms * most * most
+                number += 1
             legendre = torch.stack(legendre_polynomials(cosines, degrees), dim=1)
             tables = [legendre, added.narrow(0, 0, triplets[k]), basis, of_basis]
             of_groups: list[_Triplets] = []
@@ -478,12 +463,10 @@ class FastDimeNet(nn.Module):
                 polynomials = legendre.narrow(0, first, atoms * most * most).view(atoms, most, most, degrees)
                 # An edge with itself is no triplet.
                 polynomials.diagonal(0, 1, 2).zero_()
-                if group[2] > 0:
-                    real = layout.real.narrow(0, begin + start, atoms * most)
-                    polynomials.mul_(real.view(atoms, 1, most, 1))
                 of_groups.append(self.triplets(group, first, start, tables, parts, of_parts, here))
                 first += atoms * most * most
                 start += atoms * most
+            slots = list(kept.narrow(1, begin, size).unbind(0))
             saved: list[Tensor] = []
             result.append(
                 _Edges(
@@ -497,6 +480,7 @@ class FastDimeNet(nn.Module):
                     layout.centre.narrow(0, begin, size),
                     layout.neighbour.narrow(0, begin, size),
                     layout.opposite.narrow(0, begin, size),
+                    slots,
                     saved,
                     here[0],
                     here[1],
@@ -506,7 +490,6 @@ class FastDimeNet(nn.Module):
                 )
             )
             begin += size
-            number += n_groups
         return result
 
     def triplets(
@@ -549,13 +532,10 @@ class FastDimeNet(nn.Module):
         at_centre, at_neighbour = torch.mm(atoms, self.at_centre), torch.mm(atoms, self.at_neighbour)
         messages: list[Tensor] = []
         for edges in blocks:
-            z = self.first(edges.radial)
-            edges.saved.append(z)
-            z = self.second(torch.ops.aten.silu(z, out=edges.room))
+            z = self.second(torch.ops.aten.silu(self.first(edges.radial, edges), out=edges.room), edges)
             z.add_(torch.index_select(at_centre, 0, edges.centre, out=edges.room))
             z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
-            edges.saved.append(z)
-            messages.append(functional.silu(z))
+            messages.append(torch.ops.aten.silu(z, out=edges.slots.pop()))
         return messages
 
     def embed_back(self, of_messages: list[Tensor], blocks: list[_Edges]) -> None:

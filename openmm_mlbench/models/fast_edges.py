@@ -44,7 +44,9 @@ def through(of_y: Tensor, z: Tensor) -> Tensor:
     return torch.ops.aten.silu_backward(of_y, z, grad_input=z)
 
 
-def in_groups(counts: list[int], block_edges: int, most_empty: int) -> tuple[list[list[list[int]]], list[int]]:
+def in_groups(
+    counts: list[int], block_edges: int, most_empty: int
+) -> tuple[list[list[list[int]]], list[int]]:
     """Atoms that follow each other in groups with equally many places, and these in blocks.
 
     Args:

@@ -51,6 +51,22 @@ def test_spherical_bessel_basis(dtype):
                 np.testing.assert_allclose(found[far], wanted[far], atol=1e-11)
 
 
+def test_spherical_bessel_basis_anywhere():
+    """To rounding, with its derivative, from 0 on, where the recursion upwards has no digits left."""
+    basis = SphericalBesselBasis(7, 6).double()
+    x = torch.linspace(0.0, 1.0, 2001, dtype=torch.float64).requires_grad_()
+    values = basis.anywhere(x)
+    zeros = spherical_bessel_zeros(7, 6)
+    for degree in range(7):
+        norms = math.sqrt(2.0) / np.abs(spherical_jn(degree + 1, zeros[degree]))
+        z = x.detach().numpy()[:, None] * zeros[degree]
+        found = values[:, 6 * degree : 6 * degree + 6]
+        np.testing.assert_allclose(found.detach(), norms * spherical_jn(degree, z), atol=1e-12)
+        (slope,) = torch.autograd.grad(found[:, 5].sum(), x, retain_graph=True)
+        wanted = norms[5] * zeros[degree, 5] * spherical_jn(degree, z[:, 5], derivative=True)
+        np.testing.assert_allclose(slope, wanted, atol=1e-9)
+
+
 def test_spherical_bessel_basis_is_orthonormal():
     """The integral of x^2 f_n f_m over the unit interval is the identity, for each degree."""
     basis = SphericalBesselBasis(3, 3)
