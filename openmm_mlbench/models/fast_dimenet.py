@@ -3,8 +3,8 @@
 Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges are taken in
 blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the rest
 made again on the way back.  Atoms with equally many edges are next to each other, so that sums over their triplets
-are a batch of equal matrices.  The bases of the distance are tables; only the output layers of atoms are
-differentiated by autograd, and angles at the receiver.
+are a batch of equal matrices.  The bases of the distance are tables.  Only angles at the receiver are differentiated
+by autograd.
 """
 
 import copy
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from openmm_mlbench.models.bases import legendre_polynomials
 from openmm_mlbench.models.cutoffs import polynomial_envelope
@@ -21,7 +22,7 @@ from openmm_mlbench.models.fast_nequip import optional
 from openmm_mlbench.models.radial_tables import RadialTables, read_table, tabulate
 
 # Edges that are taken together, unless one atom has more.
-BLOCK_EDGES = 600
+BLOCK_EDGES = 900
 
 # Largest difference of the bases' table, relative to the largest value.
 TOLERANCE = 1e-6
@@ -31,8 +32,10 @@ class _Triplets(NamedTuple):
     """Of a group of a atoms with K edges each what sums over triplets need."""
 
     legendre: Tensor  # (a * K, K, degrees), P_l of the angle between two edges, 0 where that is no triplet
-    added: Tensor  # the same, room for a part of its gradient
+    legendre_back: Tensor  # (a * K, degrees, K)
+    added: Tensor  # (a * K, K, degrees), room for a part of its gradient
     parts: list[Tensor]  # of each interaction (a * K, degrees, bilinear), radial part of the spherical basis
+    parts_back: list[Tensor]  # the same (a * K, bilinear, degrees)
     of_parts: list[Tensor]  # its gradient
     near: Tensor  # (a, K, hidden), what arrives
     of_near: Tensor  # its gradient
@@ -143,6 +146,53 @@ class _Sums(nn.Module):
             edges.of_radial.addmm_(at_centre.mul_(message), self.filters_back)
 
 
+class _Layer(nn.Module):
+    """A dense layer of all output blocks.
+
+    Args:
+        weight: (blocks + 1, hidden, hidden).
+        bias: (blocks + 1, 1, hidden).
+    """
+
+    weight: Tensor
+    weight_back: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        register(self, "weight", weight)
+        self.register_buffer("bias", bias.detach().clone())
+
+
+class _ReadOut(nn.Module):
+    """All output blocks: of the sums of messages dense layers and a linear output."""
+
+    last: Tensor
+    last_back: Tensor
+
+    def __init__(self, network: DimeNet) -> None:
+        super().__init__()
+        register(self, "last", network.output_last)
+        weights, biases = network.output_weight, network.output_bias
+        layers = [_Layer(weights[k], biases[k]) for k in range(network.output_layers)]
+        # TorchScript goes through modules in one direction only.
+        self.layers, self.layers_back = nn.ModuleList(layers), nn.ModuleList(reversed(layers))
+
+    def forward(self, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (A,) of sums (blocks + 1, A, hidden) of messages, and the gradient of these."""
+        saved: list[Tensor] = []
+        y = totals
+        for layer in self.layers:
+            z = torch.bmm(y, layer.weight).add_(layer.bias)  # type: ignore[arg-type]
+            saved.append(z)
+            y = functional.silu(z)
+        energies = torch.bmm(y, self.last).sum(0).squeeze(1)
+        of_y = self.last_back.expand(-1, totals.size(1), -1)
+        for layer in self.layers_back:
+            of_y = torch.bmm(through(of_y, saved.pop()), layer.weight_back)  # type: ignore[arg-type]
+        return energies, of_y
+
+
 class _Interaction(nn.Module):
     """One interaction block on a block of edges, and its way back; what is kept stands in ``saved``.
 
@@ -220,12 +270,11 @@ class _Interaction(nn.Module):
         active = torch.ops.aten.silu(z, out=edges.active)
         torch.mul(active, filters, out=edges.filtered)
         for group in edges.triplets:
-            parts = group.parts[self.number]
-            torch.bmm(group.legendre, parts, out=group.basis)
+            torch.bmm(group.legendre, group.parts[self.number], out=group.basis)
             torch.bmm(group.filters, group.gathered, out=group.of_near)
             torch.bmm(group.near, group.turned, out=group.of_filters)
-            torch.bmm(group.of_basis, parts.transpose(1, 2), out=group.added)
-            torch.bmm(group.legendre.transpose(1, 2), group.of_basis, out=group.of_parts[self.number])
+            torch.bmm(group.of_basis, group.parts_back[self.number], out=group.added)
+            torch.bmm(group.legendre_back, group.of_basis, out=group.of_parts[self.number])
         edges.of_legendre.add_(edges.added)
         of_filtered = edges.more
         edges.of_radial.addmm_(active.mul_(of_filtered), self.filter_back)
@@ -261,6 +310,7 @@ class FastDimeNet(nn.Module):
     at_neighbour: Tensor
     angular: Tensor
     angular_back: Tensor
+    values_and_slopes: Tensor
 
     def __init__(self, network: DimeNet) -> None:
         super().__init__()
@@ -275,6 +325,7 @@ class FastDimeNet(nn.Module):
         self.first = _Dense(network.embedding_radial.weight, network.embedding_radial.bias)
         self.second = _Dense(third, network.embedding_dense.bias)
         self.first_sums = _Sums(network.radial_weight[network.blocks])
+        self.read_out = _ReadOut(network)
         # Of all interaction blocks.
         register(self, "angular", network.spherical_weight * network.norms.to(network.spherical_weight.dtype))
         # What comes before activations, and messages.
@@ -300,6 +351,9 @@ class FastDimeNet(nn.Module):
                 tolerance=TOLERANCE,
                 ends_at_zero=True,
             )
+        # Read together.
+        table = torch.cat([self.tables.values[0], self.tables.slopes[0]], dim=1)
+        self.register_buffer("values_and_slopes", table)
 
     def forward(
         self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
@@ -322,7 +376,7 @@ class FastDimeNet(nn.Module):
     def fixed(self, pair_vectors: Tensor, topology: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What :meth:`forward` gives, by autograd but for the bases: to be traced for few pairs, and for a GPU."""
         with torch.no_grad():
-            distances, rows, weights, bases = self.bases(pair_vectors)
+            distances, bases, slopes = self.bases(pair_vectors)
         vectors = pair_vectors.detach().requires_grad_()
         bases.requires_grad_()
         energies = self.network.energies(bases, vectors, topology)
@@ -330,33 +384,27 @@ class FastDimeNet(nn.Module):
         assert of_bases is not None
         assert of_vectors is not None
         with torch.no_grad():
-            along = self.bases_back(of_bases, distances, rows, weights, bases)
+            along = (of_bases * slopes).sum(1, keepdim=True) / distances
             return energies.detach(), torch.addcmul(of_vectors, pair_vectors, along)
 
-    def bases(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Distances (n_pairs,), where they are in the table, and what :meth:`DimeNet.bases` gives."""
+    def bases(self, pair_vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances (n_pairs, 1), what :meth:`DimeNet.bases` gives (n_pairs, all), and its slopes."""
         distances = torch.linalg.vector_norm(pair_vectors, dim=1)
         rows, weights = self.tables.places(distances)
-        bases = read_table(self.tables.values[0], rows, weights)
-        return distances, rows, weights, bases * (self.network.cutoff / distances).unsqueeze(1)
-
-    def bases_back(
-        self, of_bases: Tensor, distances: Tensor, rows: Tensor, weights: Tensor, bases: Tensor
-    ) -> Tensor:
-        """Gradient along the pairs over their lengths (n_pairs, 1) from that of the bases."""
-        inverse = torch.reciprocal(distances).unsqueeze(1)
-        slopes = read_table(self.tables.slopes[0], rows, weights) * self.network.cutoff - bases
-        return (of_bases * slopes).sum(1, keepdim=True) * inverse.square()
+        distances = distances.unsqueeze(1)
+        read = read_table(self.values_and_slopes, rows, weights) * (self.network.cutoff / distances)
+        bases, slopes = read.chunk(2, 1)
+        return distances, bases, slopes - bases / distances
 
     def by_hand(self, species: Tensor, pair_vectors: Tensor, pair_index: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
         # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
         with torch.no_grad():
-            layout = edges_in_blocks(pair_index, species.size(0), self.angular, self.block_edges, 0)
-            distances, rows, weights, bases = self.bases(pair_vectors)
+            layout = edges_in_blocks(pair_index, species.size(0), self.angular, self.block_edges)
+            distances, bases, slopes = self.bases(pair_vectors)
             corners = pair_vectors.index_select(0, layout.pair) * layout.sign
             if not self.network.at_receiver:
-                corners = corners / distances.index_select(0, layout.pair).unsqueeze(1)
+                corners = corners / distances.index_select(0, layout.pair)
         angles: list[Tensor] = []
         arms: list[Tensor] = []
         begin = 0
@@ -385,11 +433,7 @@ class FastDimeNet(nn.Module):
                 message = interaction(message, blocks, places)
                 messages.append(message)
                 interaction.sums(message, blocks, sums[k + 1])  # type: ignore[operator]
-        totals.requires_grad_()
-        energies = self.network.read_out(totals)
-        gradient = torch.autograd.grad([energies.sum()], [totals])[0]
-        assert gradient is not None
-        with torch.no_grad():
+            energies, gradient = self.read_out(totals)
             of_sums = gradient.unbind(0)
             of_message = [torch.zeros_like(part) for part in message]
             for k, interaction in enumerate(self.backwards):
@@ -398,14 +442,14 @@ class FastDimeNet(nn.Module):
             self.first_sums.back(of_sums[0], of_message, messages.pop(), blocks)
             self.embed_back(of_message, blocks)
             of_edges = self.bases_of_edges_back(blocks)
-            of_bases = torch.zeros_like(bases).index_add_(0, layout.pair, of_edges)
-            along = self.bases_back(of_bases, distances, rows, weights, bases)
+            of_bases = torch.zeros_like(slopes).index_add_(0, layout.pair, of_edges)
+            along = of_bases.mul_(slopes).sum(1, keepdim=True) / distances
             of_corners = self.angles_back(blocks, arms, angles)
             if not self.network.at_receiver:
                 of_corners.sub_(corners * (of_corners * corners).sum(1, keepdim=True))
-                of_corners.div_(distances.index_select(0, layout.pair).unsqueeze(1))
+                of_corners.div_(distances.index_select(0, layout.pair))
             result = (pair_vectors * along).index_add_(0, layout.pair, of_corners.mul_(layout.sign))
-        return energies.detach(), result
+        return energies, result
 
     def blocks(self, layout: Layout, bases: Tensor, arms: list[Tensor], angles: list[Tensor]) -> list[_Edges]:
         """All edges, with what depends on where atoms are.
@@ -505,15 +549,17 @@ class FastDimeNet(nn.Module):
         """Of one group of a block, whose triplets begin at ``first`` and whose edges at ``start``, its share of everything."""
         atoms, most = group[0], group[1]
         size, width = atoms * most, self.network.bilinear
-        of_triplets = [table.narrow(0, first, size * most) for table in tables[:2]]
+        legendre = tables[0].narrow(0, first, size * most).view(size, most, -1)
         # Used up before the next group comes.
         basis, of_basis = tables[2].narrow(0, 0, size * most), tables[3].narrow(0, 0, size * most)
         gathered = rooms[4].narrow(0, start, size).view(atoms, most * width, -1)
-        filters = basis.view(atoms, most, most * width)
+        filters, own = basis.view(atoms, most, most * width), parts.narrow(1, start, size)
         return _Triplets(
-            of_triplets[0].view(size, most, -1),
-            of_triplets[1].view(size, most, -1),
-            list(parts.narrow(1, start, size).unbind(0)),
+            legendre,
+            legendre.transpose(1, 2),
+            tables[1].narrow(0, first, size * most).view(size, most, -1),
+            list(own.unbind(0)),
+            list(own.transpose(2, 3).unbind(0)),
             list(of_parts.narrow(1, start, size).unbind(0)),
             rooms[2].narrow(0, start, size).view(atoms, most, -1),
             rooms[1].narrow(0, start, size).view(atoms, most, -1),

@@ -1,10 +1,9 @@
 """GemNet-T's energy and gradient for a processor: gradients written out by hand, edges in blocks.
 
-Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges, sorted by
-their centre, are taken in blocks of whole atoms that stay in the processor's cache; what comes before each
-activation is kept, and the rest made again on the way back.  Sums over the triplets of an atom are products of
-matrices of just its number of edges.  Only the bases of the distance and the directions are differentiated by
-autograd.
+Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges are taken in
+blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the rest
+made again on the way back.  Atoms with equally many edges follow each other, so that the sums over triplets of all
+of them are one batch of products.
 """
 
 import copy
@@ -15,39 +14,56 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openmm_mlbench.models.bases import legendre_polynomials
-from openmm_mlbench.models.fast_edges import first_atoms_and_sizes, joined, of_atoms, register, through
-from openmm_mlbench.models.fast_nequip import optional
+from openmm_mlbench.models.bases import gaussian_basis
+from openmm_mlbench.models.cutoffs import polynomial_envelope
+from openmm_mlbench.models.fast_edges import Layout, edges_in_blocks, register, through
 from openmm_mlbench.models.gemnet import GemNetT, Interaction, Residual
-from openmm_mlbench.models.triplets import from_places, into_places
 
 # Edges that are taken together, unless one atom has more.
 BLOCK_EDGES = 800
+# Edges of an atom from which on sums over its triplets are made for each degree of the angle, before the radial part
+# comes in: fewer operations with larger tables, and more with smaller ones.
+BY_DEGREE_FROM = 30
 
 
 class _Edges(NamedTuple):
-    """The e edges of some atoms that follow each other."""
+    """The e edges of some atoms; lists are of their groups, of a atoms with K edges each."""
 
-    counts: list[int]  # n, edges of each atom
     basis: Tensor  # (e, radial)
-    of_basis: Tensor  # its gradient, which grows
-    units: Tensor  # (e, 3), directions
+    of_basis: Tensor  # (radial, e), its gradient, which grows
     centre: Tensor  # (e,)
     neighbour: Tensor  # (e,)
     opposite: Tensor  # (e,), among all edges
-    places: Tensor  # (a * K,), see triplets.neighbourhoods, but within the block
-    slots: Tensor  # (e,)
-    of_padded: Tensor  # (a, K * circular, K), gradient of the circular basis
-    circular: list[Tensor]  # of each atom (n * circular, n)
-    turned: list[Tensor]  # the same (n, n * circular)
-    of_circular: list[Tensor]  # what of the padded gradient is not padding
+    of_weighted: Tensor  # (e, circular * degrees), gradient of the radial part of the circular basis
+    legendre: Tensor  # (degrees, all a * K * K), P_l of the angles, 0 where that is no triplet
+    sizes: list[int]  # a * K
+    numbers: list[int]  # a * K * K
+    directions: list[Tensor]  # (a, K, 3)
+    weighted: list[Tensor]  # (a * K, circular, degrees), radial part of the circular basis
+    of_weighted_of: list[Tensor]  # its gradient
+    # Circular basis, or where atoms have many edges only the polynomials: n is the number of either.
+    by_degree: bool
+    basis_of: list[Tensor]  # (a, K * n, K)
+    turned: list[Tensor]  # the same (a, K, K * n)
+    of_basis_of: list[Tensor]  # its gradient (a, K * n, K), which grows
     saved: list[Tensor]  # what the way back needs, in the order of the way there
     # Room for what is not kept, shared by all blocks: new memory would come from outside the cache.
     room: Tensor  # (e, edge)
     more: Tensor  # (e, edge)
     thin: Tensor  # (e, triplet)
-    gathered: list[Tensor]  # of each atom (n * circular, triplet), all in the same place
-    wide: list[Tensor]  # the same (n, circular * triplet)
+    slim: Tensor  # (e, triplet)
+    summed: Tensor  # (e, bilinear)
+    in_thin: list[Tensor]  # of it (a, K, triplet)
+    turned_thin: list[Tensor]  # the same (a, triplet, K)
+    in_slim: list[Tensor]  # (a, K, triplet)
+    in_summed: list[Tensor]  # (a * K, bilinear)
+    # Sums over triplets, of all groups in the same place: that of one stays in the cache.
+    wide: list[Tensor]  # (a * K, circular * triplet)
+    in_wide: list[
+        Tensor
+    ]  # the same (a, K * circular, triplet), or where n is of degrees (a * K, circular, triplet)
+    sent: Tensor  # (all, edge), what goes to opposite edges, and on the way back its gradient
+    here: Tensor  # of it (e, edge)
 
 
 class _Residual(nn.Module):
@@ -95,61 +111,87 @@ def _residuals(layers: nn.ModuleList, scale: float) -> list[_Residual]:
     return result
 
 
-class _Head(nn.Module):
-    """One output block: filter of the messages, and of their sums a dense layer, residual layers and a linear output.
+class _ResidualOfHeads(_Residual):
+    """The same of all heads at once, which have weights (heads, width, width) of their own."""
+
+    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor) -> None:
+        """(heads, n, width), changed in place, with room for as much."""
+        z = torch.bmm(x, self.first)
+        saved.append(z)
+        z = torch.bmm(torch.ops.aten.silu(z, out=room), self.second)
+        saved.append(z)
+        x.add_(torch.ops.aten.silu(z, out=room), alpha=self.factor)
+
+    @torch.jit.export
+    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor) -> None:
+        """From the gradient (heads, n, width) of the output to that of the input, in place."""
+        of_y = torch.bmm(through(of_x, saved.pop()), self.second_back, out=room)
+        of_x.baddbmm_(through(of_y, saved.pop()), self.first_back)
+
+
+class _Heads(nn.Module):
+    """All output blocks: of the sums of messages a dense layer, residual layers and a linear output.
 
     Args:
         network: with its weights.
-        number: of the head.
     """
 
-    radial: Tensor
-    radial_back: Tensor
     first: Tensor
     first_back: Tensor
     last: Tensor
     last_back: Tensor
 
-    def __init__(self, network: GemNetT, number: int) -> None:
+    def __init__(self, network: GemNetT) -> None:
         super().__init__()
         heads = network.energy
-        filters = network.project_output @ network.filter_output[number]
-        register(self, "radial", filters * (network.message_scale * network.scale_output[number]))
-        register(self, "first", heads.first[number])
-        register(self, "last", heads.last[number] * heads.scale)
+        register(self, "first", heads.first)
+        register(self, "last", heads.last * heads.scale)
         layers = [
-            _Residual(heads.weight_1[k, number], heads.weight_2[k, number], math.sqrt(0.5) ** k / 0.6)
+            _ResidualOfHeads(heads.weight_1[k], heads.weight_2[k], math.sqrt(0.5) ** k / 0.6)
             for k in range(heads.layers)
         ]
         self.layers, self.layers_back = nn.ModuleList(layers), nn.ModuleList(reversed(layers))
 
-    def forward(self, messages: list[Tensor], blocks: list[_Edges], n_atoms: int) -> tuple[Tensor, Tensor]:
-        """Energies (A,) of messages (e, edge), and the gradient (A, edge) of their sums at atoms."""
-        total = torch.zeros(n_atoms, self.first.size(0), dtype=self.first.dtype, device=self.first.device)
-        for message, edges in zip(messages, blocks):  # noqa: B905
-            filters = torch.mm(edges.basis, self.radial, out=edges.room)
-            total.index_add_(0, edges.centre, filters.mul_(message))
+    def forward(self, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (A,) of sums (heads, A, edge) of messages, and the gradient of these."""
         saved: list[Tensor] = []
-        z = torch.mm(total, self.first)
+        z = torch.bmm(totals, self.first)
         x = functional.silu(z)
         room = torch.empty_like(x)
         for layer in self.layers:
             layer(x, saved, room)
-        energies = torch.mm(x, self.last).squeeze(1)
-        of_x = self.last_back.repeat(n_atoms, 1)
+        energies = torch.bmm(x, self.last).sum(0).squeeze(1)
+        of_x = self.last_back.repeat(1, totals.size(1), 1)
         for layer in self.layers_back:
             layer.back(of_x, saved, room)  # type: ignore[operator]
-        return energies, torch.mm(through(of_x, z), self.first_back)
+        return energies, torch.bmm(through(of_x, z), self.first_back)
+
+
+class _Sums(nn.Module):
+    """Sums of filtered messages over the edges of each atom, for an output block.
+
+    Args:
+        filters: (radial, edge), from the radial basis.
+    """
+
+    filters: Tensor
+    filters_back: Tensor
+
+    def __init__(self, filters: Tensor) -> None:
+        super().__init__()
+        register(self, "filters", filters)
+
+    def forward(self, message: Tensor, total: Tensor, edges: _Edges) -> None:
+        """Messages (e, edge) added to the sums (A, edge)."""
+        filters = torch.mm(edges.basis, self.filters, out=edges.room)
+        total.index_add_(0, edges.centre, filters.mul_(message))
 
     @torch.jit.export
-    def back(
-        self, of_total: Tensor, of_messages: list[Tensor], messages: list[Tensor], blocks: list[_Edges]
-    ) -> None:
-        """From the gradient of the sums to that of the messages, added to ``of_messages``."""
-        for of_message, message, edges in zip(of_messages, messages, blocks):  # noqa: B905
-            at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
-            of_message.addcmul_(at_centre, torch.mm(edges.basis, self.radial, out=edges.more))
-            edges.of_basis.addmm_(at_centre.mul_(message), self.radial_back)
+    def back(self, of_message: Tensor, message: Tensor, of_total: Tensor, edges: _Edges) -> None:
+        """The way back, added to ``of_message``."""
+        at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
+        of_message.addcmul_(at_centre, torch.mm(edges.basis, self.filters, out=edges.more))
+        edges.of_basis.addmm_(self.filters, at_centre.mul_(message).t())
 
 
 class _Interaction(nn.Module):
@@ -182,14 +224,14 @@ class _Interaction(nn.Module):
     at_neighbour_back: Tensor
     triplet_filter: Tensor
     triplet_filter_back: Tensor
-    atom_filter: Tensor
-    atom_filter_back: Tensor
+    skip_back: Tensor
+    atom_skip_back: Tensor
+    result_skip_back: Tensor
 
     def __init__(self, network: GemNetT, number: int) -> None:
         super().__init__()
         block = network.interactions[number]
         assert isinstance(block, Interaction)
-        self.circular_width = network.circular_width
         edge, atom = block.dense.size(0), block.atom_dense.size(1)
         scales = network.scales[number].detach()
         register(self, "own", block.dense[:, :edge] * block.message_scale)
@@ -205,7 +247,8 @@ class _Interaction(nn.Module):
         filters = network.project_triplet @ network.filter_triplet[number]
         register(self, "triplet_filter", filters * (scales[0] / 0.6))
         filters = network.project_atom @ network.filter_atom[number]
-        register(self, "atom_filter", filters * (scales[2] * block.middle_scale))
+        self.sums = _Sums(filters * (scales[2] * block.middle_scale))
+        self.head = _Sums(_head_filters(network, number + 1))
         before = _residuals(block.before_skip, math.sqrt(0.5) / 0.6)
         after = _residuals(block.after_skip, block.before_scale * math.sqrt(0.5))
         atoms = _residuals(block.atom_residual, 1.0 / 0.6)
@@ -215,30 +258,41 @@ class _Interaction(nn.Module):
         self.after, self.after_back = nn.ModuleList(after), nn.ModuleList(reversed(after))
         self.atoms, self.atoms_back = nn.ModuleList(atoms), nn.ModuleList(reversed(atoms))
         self.concats, self.concats_back = nn.ModuleList(concat), nn.ModuleList(reversed(concat))
-        self.head = _Head(network, number + 1)
         self.skip = block.message_scale / block.before_scale
         self.atom_skip = block.atom_scale / block.update_scale
         self.result_skip = block.middle_scale / block.concat_scale
+        # Numbers that multiply a tensor: one of another dtype would be converted at each call.
+        self.register_buffer("skip_back", self.own.new_tensor(self.skip))
+        self.register_buffer("atom_skip_back", self.own.new_tensor(self.atom_skip))
+        self.register_buffer("result_skip_back", self.own.new_tensor(self.result_skip))
+        # On the way back the last block is the first that has a gradient for the circular basis.
+        self.last = number == network.blocks - 1
 
     def forward(
-        self, messages: list[Tensor], atoms: Tensor, blocks: list[_Edges], saved: list[Tensor]
+        self,
+        messages: list[Tensor],
+        atoms: Tensor,
+        blocks: list[_Edges],
+        saved: list[Tensor],
+        sums: list[Tensor],
     ) -> tuple[list[Tensor], Tensor]:
-        """Messages (e, edge) of each block and atom features (A, atom) after one round; see :class:`Interaction`."""
+        """Messages (e, edge) of each block and atom features (A, atom) after one round; see :class:`Interaction`.
+
+        From the end of ``sums`` it takes two (A, edge) that are zero: for the atom update, and for the head.
+        """
+        at_atoms, total = sums.pop(), sums.pop()
         own: list[Tensor] = []
-        away: list[Tensor] = []
         for message, edges in zip(messages, blocks):  # noqa: B905 - TorchScript has no strict zip
-            x, sent = self.send(message, edges)
-            own.append(x)
-            away.append(sent)
-        sent = joined(away)
-        total = torch.zeros(atoms.size(0), sent.size(1), dtype=sent.dtype, device=sent.device)
+            own.append(self.send(message, edges))
         for x, message, edges in zip(own, messages, blocks):  # noqa: B905
-            self.mix(x, sent, message, total, edges)
-        atoms = self.update(atoms, total, saved)
+            self.mix(x, message, at_atoms, edges)
+        atoms = self.update(atoms, at_atoms, saved)
         at_centre, at_neighbour = torch.mm(atoms, self.at_centre), torch.mm(atoms, self.at_neighbour)
         results: list[Tensor] = []
         for x, edges in zip(own, blocks):  # noqa: B905
-            results.append(self.result(x, at_centre, at_neighbour, edges))
+            result = self.result(x, at_centre, at_neighbour, edges)
+            self.head(result, total, edges)
+            results.append(result)
         return results, atoms
 
     @torch.jit.export
@@ -250,81 +304,135 @@ class _Interaction(nn.Module):
         of_atoms: Tensor,
         blocks: list[_Edges],
         saved: list[Tensor],
+        of_ends: list[Tensor],
     ) -> tuple[list[Tensor], Tensor]:
-        """The way back of :meth:`forward`, and of the head on its results; uses up what it is given."""
-        self.head.back(of_head, of_results, results, blocks)
-        of_own: list[Tensor] = []
-        of_ends = torch.zeros(
-            2, of_atoms.size(0), self.own.size(0), dtype=of_atoms.dtype, device=of_atoms.device
-        )
-        of_centre, of_neighbour = of_ends[0], of_ends[1]
+        """The way back of :meth:`forward`, and of the head on its results; uses up what it is given, of ``of_ends`` two zeros (A, edge)."""
+        of_centre, of_neighbour = of_ends.pop(), of_ends.pop()
         for of_result, result, edges in zip(of_results, results, blocks):  # noqa: B905
-            of_own.append(self.result_back(of_result, result, of_centre, of_neighbour, edges))
+            self.head.back(of_result, result, of_head, edges)  # type: ignore[operator]
+            self.result_back(of_result, of_centre, of_neighbour, edges)
         of_atoms.addmm_(of_centre, self.at_centre_back).addmm_(of_neighbour, self.at_neighbour_back)
         of_atoms, of_total = self.update_back(of_atoms, saved)
-        of_messages: list[Tensor] = []
-        for of_x, edges in zip(of_own, blocks):  # noqa: B905
-            of_messages.append(self.mix_back(of_x, of_total, edges))
-        of_sent = joined(of_own)
-        for of_message, of_x, edges in zip(of_messages, of_own, blocks):  # noqa: B905
-            self.send_back(of_message, of_x, of_sent, edges)
+        of_messages = [self.mix_back(of_total, edges) for edges in blocks]
+        for of_message, edges in zip(of_messages, blocks):  # noqa: B905
+            self.send_back(of_message, edges)
         return of_messages, of_atoms
 
-    def send(self, message: Tensor, edges: _Edges) -> tuple[Tensor, Tensor]:
-        """Messages (e, edge) with their sums over triplets, and what goes to the opposite edges."""
+    def send(self, message: Tensor, edges: _Edges) -> Tensor:
+        """Messages (e, edge) with their sums over triplets; what goes to the opposite edges stands in ``sent``."""
+        room = edges.room
         z = torch.mm(message, self.own)
         edges.saved.append(z)
         own = functional.silu(z)
         z = torch.mm(message, self.arriving)
         edges.saved.append(z)
-        filtered = torch.mm(edges.basis, self.triplet_filter, out=edges.room)
-        filtered.mul_(torch.ops.aten.silu(z, out=edges.more))
+        filtered = torch.mm(edges.basis, self.triplet_filter, out=room)
+        filtered.mul_(torch.ops.aten.silu(z, out=edges.here))
         z = torch.mm(filtered, self.down)
         edges.saved.append(z)
-        arriving = torch.ops.aten.silu(z, out=edges.thin)
-        x = arriving.new_empty(message.size(0), self.bilinear.size(1))
-        for matrix, near, gathered, wide, result in zip(  # noqa: B905
-            edges.circular, arriving.split(edges.counts), edges.gathered, edges.wide, x.split(edges.counts)
-        ):
-            torch.mm(matrix, near, out=gathered)
-            torch.mm(wide, self.bilinear, out=result)
+        torch.ops.aten.silu(z, out=edges.thin)
+        if edges.by_degree:
+            self.gather_by_degree(edges)
+        else:
+            self.gather(edges)
+        x = edges.summed
         z = torch.mm(x, self.there)
         edges.saved.append(z)
-        own.add_(torch.ops.aten.silu(z, out=edges.room), alpha=math.sqrt(0.5))
+        own.add_(torch.ops.aten.silu(z, out=room), alpha=math.sqrt(0.5))
         z = torch.mm(x, self.away)
         edges.saved.append(z)
-        return own, functional.silu(z)
+        torch.ops.aten.silu(z, out=edges.here)
+        return own
 
-    def send_back(self, of_message: Tensor, of_own: Tensor, of_sent: Tensor, edges: _Edges) -> None:
-        """The way back of :meth:`send`, added to ``of_message``; ``of_sent`` (E, edge) stands at the opposite edges."""
-        of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.room)
-        of_x = torch.mm(through(of_away, edges.saved.pop()), self.away_back)
+    def send_back(self, of_message: Tensor, edges: _Edges) -> None:
+        """The way back of :meth:`send`, added to ``of_message``; what arrives at edges has its gradient in ``sent``."""
+        of_own = edges.here
+        of_away = torch.index_select(edges.sent, 0, edges.opposite, out=edges.room)
+        of_x = torch.mm(through(of_away, edges.saved.pop()), self.away_back, out=edges.summed)
         of_x.addmm_(through(of_own, edges.saved.pop()), self.there_back)
         z = edges.saved.pop()
-        arriving, of_arriving = functional.silu(z), edges.thin
-        for turned, of_matrix, near, of_near, of_gathered, of_wide, of_result in zip(  # noqa: B905
-            edges.turned,
-            edges.of_circular,
-            arriving.t().split(edges.counts, 1),
-            of_arriving.split(edges.counts),
-            edges.gathered,
-            edges.wide,
-            of_x.split(edges.counts),
-        ):
-            torch.mm(of_result, self.bilinear_back, out=of_wide)
-            torch.mm(turned, of_gathered, out=of_near)
-            of_matrix.addmm_(of_gathered, near)
-        of_filtered = torch.mm(through(of_arriving, z), self.down_back, out=edges.room)
+        sums = z
+        if edges.by_degree:
+            z = edges.saved.pop()
+        torch.ops.aten.silu(z, out=edges.thin)
+        if edges.by_degree:
+            self.gather_by_degree_back(sums, edges)
+        else:
+            self.gather_back(edges)
+        of_filtered = torch.mm(through(edges.slim, z), self.down_back, out=edges.room)
         z = edges.saved.pop()
         of_filter = torch.ops.aten.silu(z, out=edges.more).mul_(of_filtered)
-        edges.of_basis.addmm_(of_filter, self.triplet_filter_back)
+        edges.of_basis.addmm_(self.triplet_filter, of_filter.t())
         of_filtered.mul_(torch.mm(edges.basis, self.triplet_filter, out=edges.more))
         of_message.addmm_(through(of_filtered, z), self.arriving_back)
         of_message.addmm_(through(of_own, edges.saved.pop()), self.own_back)
 
-    def mix(self, x: Tensor, sent: Tensor, message: Tensor, total: Tensor, edges: _Edges) -> None:
+    def gather(self, edges: _Edges) -> None:
+        """Sums over triplets of what arrives, from ``thin``, and the bilinear layer, to ``summed``."""
+        for matrix, near, gathered, wide, result in zip(  # noqa: B905
+            edges.basis_of, edges.in_thin, edges.in_wide, edges.wide, edges.in_summed
+        ):
+            torch.bmm(matrix, near, out=gathered)
+            torch.mm(wide, self.bilinear, out=result)
+
+    def gather_back(self, edges: _Edges) -> None:
+        """The way back of :meth:`gather`, from ``summed`` to ``slim``, with what arrived in ``thin``."""
+        for of_result, wide, of_gathered, turned, of_near, near, of_matrix in zip(  # noqa: B905
+            edges.in_summed,
+            edges.wide,
+            edges.in_wide,
+            edges.turned,
+            edges.in_slim,
+            edges.turned_thin,
+            edges.of_basis_of,
+        ):
+            torch.mm(of_result, self.bilinear_back, out=wide)
+            torch.bmm(turned, of_gathered, out=of_near)
+            if self.last:
+                torch.bmm(of_gathered, near, out=of_matrix)
+            else:
+                of_matrix.baddbmm_(of_gathered, near)
+
+    def gather_by_degree(self, edges: _Edges) -> None:
+        """What :meth:`gather` does, with sums of each degree; these are kept."""
+        thin = edges.thin
+        sums = thin.new_empty(thin.size(0), edges.legendre.size(0), thin.size(1))
+        edges.saved.append(sums)
+        for matrix, near, total, weighted, gathered, wide, result in zip(  # noqa: B905
+            edges.basis_of,
+            edges.in_thin,
+            sums.split(edges.sizes),
+            edges.weighted,
+            edges.in_wide,
+            edges.wide,
+            edges.in_summed,
+        ):
+            torch.bmm(matrix, near, out=total.view(near.size(0), -1, near.size(2)))
+            torch.bmm(weighted, total, out=gathered)
+            torch.mm(wide, self.bilinear, out=result)
+
+    def gather_by_degree_back(self, sums: Tensor, edges: _Edges) -> None:
+        """The way back of :meth:`gather_by_degree`; uses up what this kept."""
+        totals = sums.split(edges.sizes)
+        for k, near in enumerate(edges.turned_thin):
+            of_gathered, total = edges.in_wide[k], totals[k]
+            of_weighted, of_matrix = edges.of_weighted_of[k], edges.of_basis_of[k]
+            torch.mm(edges.in_summed[k], self.bilinear_back, out=edges.wide[k])
+            if self.last:
+                torch.bmm(of_gathered, total.transpose(1, 2), out=of_weighted)
+            else:
+                of_weighted.baddbmm_(of_gathered, total.transpose(1, 2))
+            torch.bmm(edges.weighted[k].transpose(1, 2), of_gathered, out=total)
+            of_total = total.view(near.size(0), -1, near.size(1))
+            torch.bmm(edges.turned[k], of_total, out=edges.in_slim[k])
+            if self.last:
+                torch.bmm(of_total, near, out=of_matrix)
+            else:
+                of_matrix.baddbmm_(of_total, near)
+
+    def mix(self, x: Tensor, message: Tensor, total: Tensor, edges: _Edges) -> None:
         """Messages x (e, edge) up to the atom update, in place; their sums are added to ``total`` (A, edge)."""
-        arrived = torch.index_select(sent, 0, edges.opposite, out=edges.room)
+        arrived = torch.index_select(edges.sent, 0, edges.opposite, out=edges.room)
         x.add_(arrived, alpha=math.sqrt(0.5))
         for layer in self.before:
             layer(x, edges.saved, edges.room)
@@ -332,18 +440,15 @@ class _Interaction(nn.Module):
         for layer in self.after:
             layer(x, edges.saved, edges.room)
         edges.saved.append(x)
-        filters = torch.mm(edges.basis, self.atom_filter, out=edges.room)
-        total.index_add_(0, edges.centre, filters.mul_(x))
+        self.sums(x, total, edges)
 
-    def mix_back(self, of_x: Tensor, of_total: Tensor, edges: _Edges) -> Tensor:
+    def mix_back(self, of_total: Tensor, edges: _Edges) -> Tensor:
         """The way back of :meth:`mix`: the gradient of x in place, and that of the message."""
-        at_centre = torch.index_select(of_total, 0, edges.centre, out=edges.room)
-        of_x.addcmul_(at_centre, torch.mm(edges.basis, self.atom_filter, out=edges.more))
-        x = edges.saved.pop()
-        edges.of_basis.addmm_(at_centre.mul_(x), self.atom_filter_back)
+        of_x, x = edges.here, edges.saved.pop()
+        self.sums.back(of_x, x, of_total, edges)  # type: ignore[operator]
         for layer in self.after_back:
             layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
-        of_message = torch.mul(of_x, self.skip, out=x)
+        of_message = torch.mul(of_x, self.skip_back, out=x)
         for layer in self.before_back:
             layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
         return of_message
@@ -359,37 +464,41 @@ class _Interaction(nn.Module):
 
     def update_back(self, of_atoms: Tensor, saved: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The way back of :meth:`update`; changes ``of_atoms``."""
-        before, room = of_atoms * self.atom_skip, torch.empty_like(of_atoms)
+        before, room = of_atoms * self.atom_skip_back, torch.empty_like(of_atoms)
         for layer in self.atoms_back:
             layer.back(of_atoms, saved, room)  # type: ignore[operator]
         return before, torch.mm(through(of_atoms, saved.pop()), self.atom_dense_back)
 
     def result(self, x: Tensor, at_centre: Tensor, at_neighbour: Tensor, edges: _Edges) -> Tensor:
         """Messages (e, edge) after the block, from what atoms give (A, edge)."""
-        z = torch.mm(x, self.concat)
-        z.add_(torch.index_select(at_centre, 0, edges.centre, out=edges.room))
+        z = at_centre.index_select(0, edges.centre)
         z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
+        z.addmm_(x, self.concat)
         edges.saved.append(z)
         y = functional.silu(z)
         for layer in self.concats:
             layer(y, edges.saved, edges.room)
         return y.add_(x, alpha=self.result_skip)
 
-    def result_back(
-        self, of_message: Tensor, message: Tensor, of_centre: Tensor, of_neighbour: Tensor, edges: _Edges
-    ) -> Tensor:
-        """The way back of :meth:`result`: the gradient of x, where the message was; changes ``of_message``."""
-        of_x = torch.mul(of_message, self.result_skip, out=message)
+    def result_back(self, of_message: Tensor, of_centre: Tensor, of_neighbour: Tensor, edges: _Edges) -> None:
+        """The way back of :meth:`result`, to the gradient of x in ``here``; uses up what it is given."""
+        of_x = torch.mul(of_message, self.result_skip_back, out=edges.here)
         for layer in self.concats_back:
             layer.back(of_message, edges.saved, edges.room)  # type: ignore[operator]
         of_ends = through(of_message, edges.saved.pop())
         of_centre.index_add_(0, edges.centre, of_ends)
         of_neighbour.index_add_(0, edges.neighbour, of_ends)
-        return of_x.addmm_(of_ends, self.concat_back)
+        of_x.addmm_(of_ends, self.concat_back)
+
+
+def _head_filters(network: GemNetT, number: int) -> Tensor:
+    """Filters (radial, edge) of messages for one of the output blocks."""
+    filters = network.project_output @ network.filter_output[number]
+    return filters * (network.message_scale * network.scale_output[number])
 
 
 class FastGemNet(nn.Module):
-    """GemNet-T without a graph of its messages.
+    """GemNet-T without a graph.
 
     Args:
         network: with its weights.
@@ -407,7 +516,7 @@ class FastGemNet(nn.Module):
         blocks = [_Interaction(network, k) for k in range(network.blocks)]
         # TorchScript goes through modules in one direction only.
         self.interactions, self.backwards = nn.ModuleList(blocks), nn.ModuleList(reversed(blocks))
-        self.first_head = _Head(network, 0)
+        self.heads, self.first_head = _Heads(network), _Sums(_head_filters(network, 0))
         self.first_scale = 1.0 / (0.6 * network.message_scale)
         self.atom = network.embedding.weight.size(1)
         register(self, "edge_dense", network.edge_dense[2 * self.atom :], self.first_scale)
@@ -415,60 +524,102 @@ class FastGemNet(nn.Module):
         register(self, "circular", circular.permute(1, 2, 0).reshape(network.radial, -1))
         self.circular_width, self.degrees = network.circular_width, network.spherical
         self.edge, self.triplet = blocks[0].down.size(0), blocks[0].down.size(1)
+        self.widths = [self.edge, self.edge, self.triplet, self.triplet, blocks[0].there.size(0)]
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
+        self.by_degree_from = BY_DEGREE_FROM
 
     def forward(
         self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Energies (n_atoms,), and their sum's gradient with respect to the pair vectors (n_pairs, 3)."""
-        topology = self.network.topology(atomic_numbers, pair_index)
         if pair_vectors.size(0) == 0:
+            topology = self.network.topology(atomic_numbers, pair_index)
             return self.network.atomic_energies(pair_vectors, topology), pair_vectors
-        vectors = pair_vectors.detach().requires_grad_()
-        if vectors.is_cuda:
+        if pair_vectors.is_cuda:
             # A GPU has no use for atoms that take turns.
+            vectors = pair_vectors.detach().requires_grad_()
+            topology = self.network.topology(atomic_numbers, pair_index)
             energies = self.network.atomic_energies(vectors, topology)
             gradient = torch.autograd.grad([energies.sum()], [vectors])[0]
-        else:
-            recorded = [self.network.radial_basis(vectors, topology), self.network.units(vectors, topology)]
-            energies, of_recorded = self.by_hand(recorded[0], recorded[1], topology)
-            # TorchScript wants optional tensors here, and mypy plain ones.
-            gradient = torch.autograd.grad(recorded, [vectors], optional(of_recorded))[0]  # type: ignore[arg-type]
-        assert gradient is not None
-        return energies.detach(), gradient
+            assert gradient is not None
+            return energies.detach(), gradient
+        return self.by_hand(atomic_numbers, pair_vectors, pair_index)
 
-    def by_hand(self, basis: Tensor, units: Tensor, topology: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Energies (n_atoms,), and their gradients with respect to basis (E, radial) and directions (E, 3)."""
+    def by_hand(
+        self, atomic_numbers: Tensor, pair_vectors: Tensor, pair_index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` returns, of a pair at least."""
         # Frozen TorchScript drops detach: what shall not be recorded has to stand where nothing is.
         with torch.no_grad():
-            blocks = self.blocks(basis, units, topology)
-            atoms, message = self.embed(topology[0], blocks)
-            n_atoms = atoms.size(0)
-            messages = [message]
-            energies, of_total = self.first_head(message, blocks, n_atoms)
-            of_totals = [of_total]
-            # Of the layers of atoms what each block of edges has in a list of its own.
-            saved: list[Tensor] = []
-            for interaction in self.interactions:
-                message, atoms = interaction(message, atoms, blocks, saved)
-                messages.append(message)
-                energy, of_total = interaction.head(message, blocks, n_atoms)  # type: ignore[operator]
-                energies.add_(energy)
-                of_totals.append(of_total)
-            of_atoms = torch.zeros_like(atoms)
-            of_message = [torch.zeros_like(part) for part in message]
-            for interaction in self.backwards:
-                of_message, of_atoms = interaction.back(  # type: ignore[operator]
-                    of_totals.pop(), of_message, messages.pop(), of_atoms, blocks, saved
-                )
-            self.first_head.back(of_totals.pop(), of_message, messages.pop(), blocks)
-            of_units: list[Tensor] = []
-            for part, edges in zip(of_message, blocks):  # noqa: B905 - TorchScript has no strict zip
-                edges.of_basis.addmm_(through(part, edges.saved.pop()), self.edge_dense_back)
-                of_units.append(self.circular_basis_back(edges))
-            of_basis = [edges.of_basis for edges in blocks]
-            return energies, [joined(of_basis), joined(of_units)]
+            n_atoms = atomic_numbers.size(0)
+            layout = edges_in_blocks(pair_index, n_atoms, self.circular, self.block_edges)
+            # At least what torch.nn.functional.normalize takes.
+            lengths = torch.linalg.vector_norm(pair_vectors, dim=1, keepdim=True).clamp(min=1e-12)
+            units = pair_vectors / lengths
+            scaled = lengths * (1.0 / self.network.cutoff)
+            gaussians = gaussian_basis(scaled.squeeze(1), self.network.centres, self.network.gamma)
+            basis = gaussians * polynomial_envelope(scaled, self.network.power)
+            energies, of_basis, of_units = self.of_edges(atomic_numbers, basis, units, layout)
+            of_basis = torch.zeros_like(basis).index_add_(0, layout.pair, of_basis)
+            of_units = torch.zeros_like(units).index_add_(0, layout.pair, of_units)
+            # The envelope's slope is - p (p + 1) (p + 2) / 2 x^(p - 1) (1 - x)^2.
+            p = float(self.network.power)
+            x = scaled.clamp(max=1.0)
+            slope = (1.0 - x).square() * (-0.5 * p * (p + 1.0) * (p + 2.0))
+            for _ in range(self.network.power - 1):
+                slope = slope * x
+            away = (self.network.centres - scaled) * (2.0 * self.network.gamma)
+            of_scaled = torch.addcmul(gaussians * slope, away, basis).mul_(of_basis).sum(1, keepdim=True)
+            along = (units * of_units).sum(1, keepdim=True)
+            # Of the unit vector only what is across it.
+            across = torch.addcmul(of_units, units, along, value=-1.0) / lengths
+            gradient = torch.addcmul(across, units, of_scaled, value=1.0 / self.network.cutoff)
+            return energies, gradient
+
+    def of_edges(
+        self, species: Tensor, basis: Tensor, units: Tensor, layout: Layout
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies from radial basis (n_pairs, radial) and directions (n_pairs, 3) of pairs, and gradients at edges.
+
+        Returns:
+            energies (A,), and what each edge adds to the gradients of its pair, (E, radial) and (E, 3).
+        """
+        basis = basis.index_select(0, layout.pair)
+        of_basis, of_units = torch.zeros_like(basis), units.new_empty(basis.size(0), 3)
+        directions = units.index_select(0, layout.pair).mul_(layout.sign)
+        blocks = self.blocks(basis, of_basis, directions, layout)
+        n_atoms, n_heads = species.size(0), len(self.interactions) + 1
+        # Of all heads, of the atom updates, and on the way back of both ends of edges.
+        zeros = basis.new_zeros(4 * n_heads - 3, n_atoms, self.edge)
+        totals = zeros.narrow(0, 0, n_heads)
+        sums = list(zeros.unbind(0))
+        of_ends = sums[2 * n_heads - 1 :]
+        atoms, message = self.embed(species, blocks)
+        messages = [message]
+        for part, edges in zip(message, blocks):  # noqa: B905 - TorchScript has no strict zip
+            self.first_head(part, sums[0], edges)
+        # Of the layers of atoms what each block of edges has in a list of its own.
+        saved: list[Tensor] = []
+        for k, interaction in enumerate(self.interactions):
+            message, atoms = interaction(message, atoms, blocks, saved, [sums[k + 1], sums[n_heads + k]])
+            messages.append(message)
+        energies, gradient = self.heads(totals)
+        of_sums = gradient.unbind(0)
+        of_atoms = torch.zeros_like(atoms)
+        of_message = [torch.zeros_like(part) for part in message]
+        for k, interaction in enumerate(self.backwards):
+            of_message, of_atoms = interaction.back(  # type: ignore[operator]
+                of_sums[n_heads - 1 - k], of_message, messages.pop(), of_atoms, blocks, saved, of_ends
+            )
+        message = messages.pop()
+        begin = 0
+        for of_part, part, edges in zip(of_message, message, blocks):  # noqa: B905
+            self.first_head.back(of_part, part, of_sums[0], edges)  # type: ignore[operator]
+            edges.of_basis.t().addmm_(through(of_part, edges.saved.pop()), self.edge_dense_back)
+            self.circular_basis_back(edges, of_units.narrow(0, begin, edges.basis.size(0)))
+            begin += edges.basis.size(0)
+        return energies, of_basis, of_units.mul_(layout.sign)
 
     def embed(self, species: Tensor, blocks: list[_Edges]) -> tuple[Tensor, list[Tensor]]:
         """Atom features (A, atom) and messages (e, edge) of each block before the first interaction."""
@@ -478,111 +629,177 @@ class FastGemNet(nn.Module):
         at_centre = torch.mm(atoms, weights[self.atom : 2 * self.atom])
         messages: list[Tensor] = []
         for edges in blocks:
-            z = torch.mm(edges.basis, self.edge_dense)
-            z.add_(at_neighbour.index_select(0, edges.neighbour))
-            z.add_(at_centre.index_select(0, edges.centre))
+            z = at_centre.index_select(0, edges.centre)
+            z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
+            z.addmm_(edges.basis, self.edge_dense)
             edges.saved.append(z)
-            messages.append(functional.silu(z).mul_(self.first_scale))
+            message = functional.silu(z)
+            messages.append(message.mul_(self.first_scale))
         return atoms.mul_(1.0 / self.network.atom_scale), messages
 
-    def blocks(self, basis: Tensor, units: Tensor, topology: list[Tensor]) -> list[_Edges]:
-        """All edges, in blocks of whole atoms with about ``block_edges``, and their circular basis."""
-        centre, slots, most = topology[1], topology[6], topology[9].size(2)
-        counts: list[int] = torch.bincount(centre, minlength=topology[0].size(0)).tolist()
-        first_atoms, sizes = first_atoms_and_sizes(counts, self.block_edges)
+    def blocks(self, basis: Tensor, of_basis: Tensor, directions: Tensor, layout: Layout) -> list[_Edges]:
+        """All edges in their blocks, and their circular basis."""
+        sizes: list[int] = []
+        tables: list[int] = []
+        widest = 0
+        for groups in layout.blocks:
+            size, table = 0, 0
+            for atoms, most in groups:
+                size += atoms * most
+                table += atoms * most * most
+                widest = max(widest, atoms * most)
+            sizes.append(size)
+            tables.append(table)
         largest = max(sizes)
-        room = [
-            basis.new_empty(largest, self.edge),
-            basis.new_empty(largest, self.edge),
-            basis.new_empty(largest, self.triplet),
-        ]
-        wide = basis.new_empty(max(counts), self.circular_width * self.triplet)
+        rooms = [basis.new_empty(largest, width) for width in self.widths]
+        wide = basis.new_empty(widest, self.circular_width * self.triplet)
+        sent = basis.new_empty(basis.size(0), self.edge)
         blocks: list[_Edges] = []
-        # Of each edge its place among those of its atom.
-        tensors = [basis, units, centre, topology[2], topology[7], slots - centre * most]
         begin = 0
         for k, size in enumerate(sizes):
-            end = first_atoms[k + 1] if k + 1 < len(sizes) else len(counts)
-            here = [tensor.narrow(0, begin, size) for tensor in tensors]
-            here += [tensor.narrow(0, 0, size) for tensor in room]
-            blocks.append(self.block(counts[first_atoms[k] : end], first_atoms[k], here, wide))
+            here = [
+                tensor.narrow(0, begin, size)
+                for tensor in (
+                    basis,
+                    of_basis,
+                    directions,
+                    layout.centre,
+                    layout.neighbour,
+                    layout.opposite,
+                    sent,
+                )
+            ]
+            here += [room.narrow(0, 0, size) for room in rooms]
+            blocks.append(self.block(layout.blocks[k], tables[k], here, wide, sent))
             begin += size
         return blocks
 
-    def block(self, counts: list[int], first_atom: int, tensors: list[Tensor], room: Tensor) -> _Edges:
-        """One of them, of atoms from ``first_atom`` on, with its part of what :meth:`blocks` has."""
-        basis, units, centre = tensors[0], tensors[1], tensors[2]
-        n_atoms, largest = len(counts), max(counts)
-        slots = (centre - first_atom) * largest + tensors[5]
-        places = slots[:0]
-        if n_atoms * largest > slots.size(0):
-            # An empty place borrows the first edge; what comes of it is not read.
-            places = torch.zeros(n_atoms * largest, dtype=slots.dtype, device=slots.device)
-            places[slots] = torch.arange(slots.size(0), device=slots.device)
-        radial, _, polynomials = self.factors(basis, units, places, largest)
-        padded = torch.bmm(radial, polynomials.flatten(0, 1)).view(n_atoms, largest, -1, largest)
-        # An edge with itself is no triplet.
-        padded.diagonal(0, 1, 3).zero_()
-        of_padded = torch.zeros(n_atoms, padded.size(1) * padded.size(2), largest, dtype=basis.dtype)
-        circular = of_atoms(padded.view_as(of_padded), counts, self.circular_width, 1)
-        wide = [room.narrow(0, 0, n) for n in counts]
+    def block(
+        self,
+        groups: list[list[int]],
+        n_table: int,
+        here: list[Tensor],
+        wide: Tensor,
+        sent: Tensor,
+    ) -> _Edges:
+        """One of them, of these groups, with its part of what :meth:`blocks` has."""
+        basis, units = here[0], here[2]
+        degrees, width = self.degrees, self.circular_width
+        sizes = [group[0] * group[1] for group in groups]
+        numbers = [group[0] * group[1] * group[1] for group in groups]
+        weighted = torch.mm(basis, self.circular)
+        of_weighted = torch.empty_like(weighted)
+        legendre = basis.new_empty(max(degrees, 2), n_table)
+        by_degree = groups[0][1] >= self.by_degree_from
+        n = degrees if by_degree else width
+        own_table, of_table = basis.new_empty(n_table * n), basis.new_empty(n_table * n)
         saved: list[Tensor] = []
-        return _Edges(
-            counts,
+        edges = _Edges(
             basis,
-            torch.zeros_like(basis),
-            units,
-            centre,
-            tensors[3],
-            tensors[4],
-            places,
-            slots,
-            of_padded,
-            circular,
-            [matrix.t() for matrix in circular],
-            of_atoms(of_padded, counts, self.circular_width, 1),
+            here[1].t(),
+            here[3],
+            here[4],
+            here[5],
+            of_weighted,
+            legendre.narrow(0, 0, degrees),
+            sizes,
+            numbers,
+            saved[:0],
+            list(weighted.view(-1, width, degrees).split(sizes)),
+            list(of_weighted.view(-1, width, degrees).split(sizes)),
+            by_degree,
+            saved[:0],
+            saved[:0],
+            saved[:0],
             saved,
-            tensors[6],
-            tensors[7],
-            tensors[8],
-            [part.view(-1, self.triplet) for part in wide],
-            wide,
+            here[7],
+            here[8],
+            here[9],
+            here[10],
+            here[11],
+            saved[:0],
+            saved[:0],
+            saved[:0],
+            list(here[11].split(sizes)),
+            saved[:0],
+            saved[:0],
+            sent,
+            here[6],
         )
+        cosines, of_units = legendre[1].split(numbers), units.split(sizes)
+        in_thin, in_slim = edges.thin.split(sizes), edges.slim.split(sizes)
+        for k, group in enumerate(groups):
+            atoms, most = group[0], group[1]
+            directions = of_units[k].view(atoms, most, 3)
+            edges.directions.append(directions)
+            torch.bmm(directions, directions.transpose(1, 2), out=cosines[k].view(atoms, most, most))
+            near = in_thin[k].view(atoms, most, -1)
+            edges.in_thin.append(near)
+            edges.turned_thin.append(near.transpose(1, 2))
+            edges.in_slim.append(in_slim[k].view(atoms, most, -1))
+            gathered = wide.narrow(0, 0, atoms * most)
+            edges.wide.append(gathered)
+            shape = (atoms * most, width, -1) if by_degree else (atoms, most * width, -1)
+            edges.in_wide.append(gathered.view(shape))
+        self.polynomials(legendre)
+        of_legendre = edges.legendre.split(numbers, 1)
+        lengths = [number * n for number in numbers]
+        tables, of_tables = own_table.split(lengths), of_table.split(lengths)
+        for k, group in enumerate(groups):
+            atoms, most = group[0], group[1]
+            own = of_legendre[k].view(degrees, atoms, most, most)
+            # An edge with itself is no triplet.
+            own.diagonal(0, 2, 3).zero_()
+            polynomials, matrix = own.view(degrees, -1, most).transpose(0, 1), tables[k].view(-1, n, most)
+            if by_degree:
+                matrix.copy_(polynomials)
+            else:
+                torch.bmm(edges.weighted[k], polynomials, out=matrix)
+            matrix = matrix.view(atoms, -1, most)
+            edges.basis_of.append(matrix)
+            edges.turned.append(matrix.transpose(1, 2))
+            edges.of_basis_of.append(of_tables[k].view(atoms, -1, most))
+        return edges
 
-    def factors(
-        self, basis: Tensor, units: Tensor, places: Tensor, largest: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What the circular basis is made of, in all places of a block.
+    def polynomials(self, values: Tensor) -> None:
+        """Legendre polynomials (degrees, n), by Bonnet's recursion from the cosines that stand in the second row."""
+        rows = values.unbind(0)
+        rows[0].fill_(1.0)
+        for degree in range(1, len(rows) - 1):
+            row = torch.mul(rows[degree - 1], -degree / (degree + 1.0), out=rows[degree + 1])
+            row.addcmul_(rows[1], rows[degree], value=(2.0 * degree + 1.0) / (degree + 1.0))
 
-        Returns:
-            weighted radial basis (a * K, circular, degrees), directions (a, K, 3), and Legendre polynomials
-            (a, K, degrees, K) of the angles between them.
+    def slopes(self, values: Tensor) -> Tensor:
+        """Derivatives (degrees - 1, n) of all polynomials (degrees, n) but the first: P'_(l+1) = P'_(l-1) + (2 l + 1) P_l.
+
+        They are 0 where the polynomials are.
         """
-        radial = into_places(torch.mm(basis, self.circular), places)
-        directions = into_places(units, places).view(-1, largest, 3)
-        cosines = torch.bmm(directions, directions.transpose(1, 2))
-        polynomials = torch.stack(legendre_polynomials(cosines, self.degrees), dim=2)
-        return radial.view(-1, self.circular_width, self.degrees), directions, polynomials
-
-    def circular_basis_back(self, edges: _Edges) -> Tensor:
-        """Gradient (e, 3) of directions; that of the radial basis is added to the edges' own.
-
-        d / dc sum_l a_l P_l = sum_l (2 l + 1) P_l (a_(l+1) + a_(l+3) + ...).
-        """
-        n_atoms, largest, degrees = len(edges.counts), max(edges.counts), self.degrees
-        radial, directions, polynomials = self.factors(edges.basis, edges.units, edges.places, largest)
-        of_padded = edges.of_padded.view(n_atoms, largest, -1, largest)
-        of_padded.diagonal(0, 1, 3).zero_()
-        of_padded = of_padded.view(n_atoms * largest, -1, largest)
-        of_radial = torch.bmm(of_padded, polynomials.flatten(0, 1).transpose(1, 2)).flatten(1)
-        edges.of_basis.addmm_(from_places(of_radial, edges.places, edges.slots), self.circular_back)
-        of_polynomials = torch.bmm(radial.transpose(1, 2), of_padded).view(n_atoms, largest, degrees, largest)
-        of_degrees, values = of_polynomials.unbind(2), polynomials.unbind(2)
-        of_cosines = torch.zeros(n_atoms, largest, largest, dtype=radial.dtype, device=radial.device)
-        for degree in range(degrees - 2, -1, -1):
-            above = of_degrees[degree + 1]
-            of_cosines.addcmul_(values[degree], above, value=2.0 * degree + 1.0)
+        result = torch.empty_like(values.narrow(0, 1, values.size(0) - 1))
+        rows = result.unbind(0)
+        for degree in range(len(rows)):
             if degree > 1:
-                of_degrees[degree - 1].add_(above)
-        of_directions = torch.bmm(of_cosines + of_cosines.transpose(1, 2), directions)
-        return from_places(of_directions.view(-1, 3), edges.places, edges.slots)
+                torch.add(rows[degree - 2], values[degree], alpha=2.0 * degree + 1.0, out=rows[degree])
+            else:
+                torch.mul(values[degree], 2.0 * degree + 1.0, out=rows[degree])
+        return result
+
+    def circular_basis_back(self, edges: _Edges, of_units: Tensor) -> None:
+        """Gradient (e, 3) of directions; that of the radial basis is added to the edges' own."""
+        slopes = self.slopes(edges.legendre)
+        n_slopes = slopes.size(0)
+        of_slopes, of_legendre = slopes.split(edges.numbers, 1), edges.legendre.split(edges.numbers, 1)
+        results = of_units.split(edges.sizes)
+        for k, directions in enumerate(edges.directions):
+            most = directions.size(1)
+            by_edge = edges.of_basis_of[k].view(edges.sizes[k], -1, most)
+            if edges.by_degree:
+                of_polynomials = by_edge.narrow(1, 1, n_slopes)
+            else:
+                polynomials = of_legendre[k].view(self.degrees, -1, most).permute(1, 2, 0)
+                torch.bmm(by_edge, polynomials, out=edges.of_weighted_of[k])
+                of_polynomials = torch.bmm(edges.weighted[k].narrow(2, 1, n_slopes).transpose(1, 2), by_edge)
+            slope = of_slopes[k].view(n_slopes, -1, most).transpose(0, 1)
+            of_cosines = of_polynomials.mul_(slope).sum(1).view(-1, most, most)
+            of_cosines = of_cosines + of_cosines.transpose(1, 2)
+            torch.bmm(of_cosines, directions, out=results[k].view_as(directions))
+        edges.of_basis.t().addmm_(edges.of_weighted, self.circular_back)
