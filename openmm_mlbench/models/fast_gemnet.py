@@ -309,7 +309,7 @@ class _Interaction(nn.Module):
         """The way back of :meth:`forward`, and of the head on its results; uses up what it is given, of ``of_ends`` two zeros (A, edge)."""
         of_centre, of_neighbour = of_ends.pop(), of_ends.pop()
         for of_result, result, edges in zip(of_results, results, blocks):  # noqa: B905
-            self.head.back(of_result, result, of_head, edges)  # type: ignore[operator]
+            self.head.back(of_result, result, of_head, edges)
             self.result_back(of_result, of_centre, of_neighbour, edges)
         of_atoms.addmm_(of_centre, self.at_centre_back).addmm_(of_neighbour, self.at_neighbour_back)
         of_atoms, of_total = self.update_back(of_atoms, saved)
@@ -445,7 +445,7 @@ class _Interaction(nn.Module):
     def mix_back(self, of_total: Tensor, edges: _Edges) -> Tensor:
         """The way back of :meth:`mix`: the gradient of x in place, and that of the message."""
         of_x, x = edges.here, edges.saved.pop()
-        self.sums.back(of_x, x, of_total, edges)  # type: ignore[operator]
+        self.sums.back(of_x, x, of_total, edges)
         for layer in self.after_back:
             layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
         of_message = torch.mul(of_x, self.skip_back, out=x)
@@ -615,7 +615,7 @@ class FastGemNet(nn.Module):
         message = messages.pop()
         begin = 0
         for of_part, part, edges in zip(of_message, message, blocks):  # noqa: B905
-            self.first_head.back(of_part, part, of_sums[0], edges)  # type: ignore[operator]
+            self.first_head.back(of_part, part, of_sums[0], edges)
             edges.of_basis.t().addmm_(through(of_part, edges.saved.pop()), self.edge_dense_back)
             self.circular_basis_back(edges, of_units.narrow(0, begin, edges.basis.size(0)))
             begin += edges.basis.size(0)

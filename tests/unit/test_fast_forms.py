@@ -13,6 +13,7 @@ from openmm_mlbench.export.block_diagonal import trace_copies
 from openmm_mlbench.export.exported_model import ExportedModel
 from openmm_mlbench.models import fast_dimenet
 from openmm_mlbench.models.fast_dimenet import FastDimeNet
+from openmm_mlbench.models.fast_edges import edges_in_blocks
 from openmm_mlbench.models.fast_forms import FastDeepPotSE, FastSchNet, fast_form
 from openmm_mlbench.models.fast_gemnet import FastGemNet
 from openmm_mlbench.models.fast_nequip import FastNequIP
@@ -245,6 +246,23 @@ def test_gemnet_of_other_depths():
             scales.copy_(0.5 + torch.rand_like(scales))
         arguments = field.atomic_numbers, vectors, index
         assert_same(torch.jit.script(fast_form(network))(*arguments), by_autograd(network, *arguments), 1e-12)
+
+
+@pytest.mark.parametrize("by_degree_from", [0, 1000])
+@pytest.mark.parametrize("block_edges", [400, 10_000])
+def test_gemnet_in_groups(block_edges, by_degree_from):
+    """In one block and in several, sums over triplets in both orders."""
+    field, positions, cell = lips("gemnet-t")
+    network = field.network.double()
+    fast = fast_form(network)
+    fast.block_edges, fast.by_degree_from = block_edges, by_degree_from
+    index, vectors = periodic_pairs(positions[0], cell, 5.0)
+    layout = edges_in_blocks(index, 83, vectors, block_edges)
+    assert (len(layout.blocks) > 1) == (block_edges == 400)
+    assert max(len(groups) for groups in layout.blocks) > 1
+    arguments = field.atomic_numbers, vectors, index
+    wanted = by_autograd(network, *arguments)
+    assert_same(torch.jit.freeze(torch.jit.script(fast).eval())(*arguments), wanted, 1e-12)
 
 
 def test_dimenet_of_other_depths(fine_tables):
