@@ -59,9 +59,7 @@ class _Edges(NamedTuple):
     in_summed: list[Tensor]  # (a * K, bilinear)
     # Sums over triplets, of all groups in the same place: that of one stays in the cache.
     wide: list[Tensor]  # (a * K, circular * triplet)
-    in_wide: list[
-        Tensor
-    ]  # the same (a, K * circular, triplet), or where n is of degrees (a * K, circular, triplet)
+    in_wide: list[Tensor]  # the same (a, K * circular, triplet), or by degree (a * K, circular, triplet)
     sent: Tensor  # (all, edge), what goes to opposite edges, and on the way back its gradient
     here: Tensor  # of it (e, edge)
 
@@ -633,8 +631,7 @@ class FastGemNet(nn.Module):
             z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
             z.addmm_(edges.basis, self.edge_dense)
             edges.saved.append(z)
-            message = functional.silu(z)
-            messages.append(message.mul_(self.first_scale))
+            messages.append(functional.silu(z).mul_(self.first_scale))
         return atoms.mul_(1.0 / self.network.atom_scale), messages
 
     def blocks(self, basis: Tensor, of_basis: Tensor, directions: Tensor, layout: Layout) -> list[_Edges]:
@@ -656,31 +653,16 @@ class FastGemNet(nn.Module):
         sent = basis.new_empty(basis.size(0), self.edge)
         blocks: list[_Edges] = []
         begin = 0
+        tensors = [basis, of_basis, directions, layout.centre, layout.neighbour, layout.opposite, sent]
         for k, size in enumerate(sizes):
-            here = [
-                tensor.narrow(0, begin, size)
-                for tensor in (
-                    basis,
-                    of_basis,
-                    directions,
-                    layout.centre,
-                    layout.neighbour,
-                    layout.opposite,
-                    sent,
-                )
-            ]
+            here = [tensor.narrow(0, begin, size) for tensor in tensors]
             here += [room.narrow(0, 0, size) for room in rooms]
             blocks.append(self.block(layout.blocks[k], tables[k], here, wide, sent))
             begin += size
         return blocks
 
     def block(
-        self,
-        groups: list[list[int]],
-        n_table: int,
-        here: list[Tensor],
-        wide: Tensor,
-        sent: Tensor,
+        self, groups: list[list[int]], n_table: int, here: list[Tensor], wide: Tensor, sent: Tensor
     ) -> _Edges:
         """One of them, of these groups, with its part of what :meth:`blocks` has."""
         basis, units = here[0], here[2]
