@@ -121,7 +121,7 @@ class DimeNet(Network):
 
     publication = "Gasteiger et al., ICLR 2020"
     heaviest = 94
-    all_pairs_up_to = 15
+    all_pairs_up_to = 10
     compiled_up_to = 18
 
     frequencies: Tensor

@@ -463,7 +463,7 @@ class GemNetT(_GemNet):
     Arguments as of the base class.
     """
 
-    all_pairs_up_to = 15
+    all_pairs_up_to = 10
     compiled_up_to = 18
 
     def atomic_energies(self, pair_vectors: Tensor, topology: list[Tensor]) -> Tensor:
