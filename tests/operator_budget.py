@@ -6,7 +6,7 @@ python tests/operator_budget.py --record   write it anew, and say what changed
 Below about 100 atoms on a processor, and always on a GPU, a call costs what its operations cost to start,
 whatever their size: a count says more than a clock, and says it on any machine.  Networks are small but
 have every kind of layer; the count grows with depth, not with width or atoms, but for DimeNet and GemNet-T in a
-box on a processor, where atoms take turns.
+box on a processor, where groups of atoms take turns.
 """
 
 import argparse

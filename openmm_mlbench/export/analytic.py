@@ -46,8 +46,8 @@ class _Analytic(nn.Module):
 def analytic(model: ExportedModel) -> torch.jit.ScriptModule:
     """A TorchScript module with the contract of the model's, of an architecture that has a fast form.
 
-    Tabulated radial networks (SchNet, DeepPot-SE) differ from the model's by less than
-    :data:`openmm_mlbench.models.fast_forms.TOLERANCE` of their largest value, about what float32 rounds away.
+    Tabulated radial networks (SchNet, DeepPot-SE) and bases (DimeNet) differ from the model's by less than
+    :data:`openmm_mlbench.models.radial_tables.TOLERANCE` of their largest value, about what float32 rounds away.
 
     Args:
         model: with ``atomic_numbers`` and ``atoms`` set for the topology.

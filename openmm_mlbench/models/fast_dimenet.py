@@ -19,13 +19,10 @@ from openmm_mlbench.models.cutoffs import polynomial_envelope
 from openmm_mlbench.models.dimenet import DimeNet, Interaction, Residual
 from openmm_mlbench.models.fast_edges import Layout, edges_in_blocks, joined, register, through
 from openmm_mlbench.models.fast_nequip import optional
-from openmm_mlbench.models.radial_tables import RadialTables, read_table, tabulate
+from openmm_mlbench.models.radial_tables import TOLERANCE, RadialTables, read_table, tabulate
 
 # Edges that are taken together, unless one atom has more.
 BLOCK_EDGES = 900
-
-# Largest difference of the bases' table, relative to the largest value.
-TOLERANCE = 1e-6
 
 
 class _Triplets(NamedTuple):
@@ -368,7 +365,7 @@ class FastDimeNet(nn.Module):
             return self.fixed(pair_vectors, network.topology(atomic_numbers, pair_index))
         return self.by_hand(atomic_numbers, pair_vectors, pair_index)
 
-    @torch.jit.export
+    @torch.jit.unused
     def fixed_topology(self, atomic_numbers: Tensor, pair_index: Tensor) -> list[Tensor]:
         """Index tensors for :meth:`fixed`."""
         return self.network.topology(atomic_numbers, pair_index)

@@ -23,11 +23,8 @@ from openmm_mlbench.models.gemnet import GemNetT
 from openmm_mlbench.models.neighbours import directed_edges, group_by_label
 from openmm_mlbench.models.nequip import NequIP
 from openmm_mlbench.models.network import Network
-from openmm_mlbench.models.radial_tables import RadialTables, read_table, tabulate
+from openmm_mlbench.models.radial_tables import TOLERANCE, RadialTables, read_table, tabulate
 from openmm_mlbench.models.schnet import SchNet, shifted_softplus
-
-# Largest difference of a table from its network, relative to the largest value; float32 itself has 6e-8.
-TOLERANCE = 1e-6
 
 
 class FastSchNet(nn.Module):

@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from openmm_mlbench.errors import ModelError
 
+# Largest difference of a table from its function, relative to the largest value; float32 itself has 6e-8.
+TOLERANCE = 1e-6
+
 _MOST_KNOTS = 20_000
 
 
@@ -83,7 +86,7 @@ def tabulate(
     *,
     dtype: torch.dtype,
     spacing: float = 0.02,
-    tolerance: float = 1e-6,
+    tolerance: float = TOLERANCE,
     ends_at_zero: bool = False,
 ) -> RadialTables:
     """Tables of functions on [0, end].
