@@ -81,7 +81,9 @@ class Interaction(nn.Module):
             places: see :func:`neighbourhoods`.
             reverse: see :func:`neighbourhoods`.
         """
-        own, arriving = functional.silu(self.dense(messages)).split(messages.size(1), dim=1)
+        weights, biases = self.dense.weight.chunk(2), self.dense.bias.chunk(2)
+        own = functional.silu(functional.linear(messages, weights[0], biases[0]))
+        arriving = functional.silu(functional.linear(messages, weights[1], biases[1]))
         n_places, largest, width = harmonics.size(0), harmonics.size(1), messages.size(1)
         n_atoms = n_places // max(largest, 1)
         arriving = into_places(arriving * filters, places).view(n_atoms, largest, width)

@@ -17,32 +17,31 @@ from torch.nn import functional
 from openmm_mlbench.models.bases import legendre_polynomials
 from openmm_mlbench.models.cutoffs import polynomial_envelope
 from openmm_mlbench.models.dimenet import DimeNet, Interaction, Residual
-from openmm_mlbench.models.fast_edges import Layout, edges_in_blocks, joined, register, through
+from openmm_mlbench.models.fast_edges import Layout, cosines_back, edges_in_blocks, joined, register, through
 from openmm_mlbench.models.fast_nequip import optional
 from openmm_mlbench.models.radial_tables import TOLERANCE, RadialTables, read_table, tabulate
 
 # Edges that are taken together, unless one atom has more.
 BLOCK_EDGES = 900
+# Triplets of a block up to which the spherical bases of all interactions are made at once: fewer operations, which need
+# a copy of it all that has to stay in the cache.
+AT_ONCE_TRIPLETS = 10_000
 
 
 class _Triplets(NamedTuple):
     """Of a group of a atoms with K edges each what sums over triplets need."""
 
+    size: int  # a * K
+    number: int  # a * K * K
     legendre: Tensor  # (a * K, K, degrees), P_l of the angle between two edges, 0 where that is no triplet
-    legendre_back: Tensor  # (a * K, degrees, K)
-    added: Tensor  # (a * K, K, degrees), room for a part of its gradient
     parts: list[Tensor]  # of each interaction (a * K, degrees, bilinear), radial part of the spherical basis
-    parts_back: list[Tensor]  # the same (a * K, bilinear, degrees)
-    of_parts: list[Tensor]  # its gradient
+    basis: list[Tensor]  # of each (a * K, K, bilinear), both multiplied, and on the way back the gradient
+    filters: list[Tensor]  # the same (a, K, K * bilinear)
+    filters_back: list[Tensor]  # the same (a, K * bilinear, K)
     near: Tensor  # (a, K, hidden), what arrives
     of_near: Tensor  # its gradient
     gathered: Tensor  # (a, K * bilinear, hidden), sums over what arrives
     turned: Tensor  # the same (a, hidden, K * bilinear)
-    basis: Tensor  # (a * K, K, bilinear), spherical basis of triplets times its weights
-    of_basis: Tensor  # its gradient
-    filters: Tensor  # the basis (a, K, K * bilinear)
-    filters_back: Tensor  # the same (a, K * bilinear, K)
-    of_filters: Tensor  # its gradient (a, K, K * bilinear)
 
 
 class _Edges(NamedTuple):
@@ -52,9 +51,10 @@ class _Edges(NamedTuple):
     radial: Tensor  # (e, radial)
     of_radial: Tensor  # its gradient, which grows
     legendre: Tensor  # (t, degrees), of the angles of all groups
-    of_legendre: Tensor  # its gradient, which grows
-    added: Tensor  # (t, degrees), room
-    of_parts: Tensor  # (blocks, e, degrees, bilinear)
+    at_once: bool  # the next is there before the first interaction
+    basis: list[Tensor]  # of each interaction (t, bilinear), of all groups
+    of_basis: Tensor  # (t, blocks * bilinear), room for the gradients of all
+    parts_back: Tensor  # (e, blocks * bilinear, degrees)
     centre: Tensor  # (e,)
     neighbour: Tensor  # (e,)
     opposite: Tensor  # (e,), among all edges
@@ -253,8 +253,9 @@ class _Interaction(nn.Module):
         filtered = torch.ops.aten.silu(self.arriving(message, edges), out=edges.filtered)
         filtered.mul_(torch.mm(edges.radial, self.filter, out=edges.room))
         for group in edges.triplets:
-            torch.bmm(group.legendre, group.parts[self.number], out=group.basis)
-            torch.bmm(group.filters_back, group.near, out=group.gathered)
+            if not edges.at_once:
+                torch.bmm(group.legendre, group.parts[self.number], out=group.basis[self.number])
+            torch.bmm(group.filters_back[self.number], group.near, out=group.gathered)
         torch.mm(edges.wide, self.bilinear, out=sent)
         return own
 
@@ -267,12 +268,8 @@ class _Interaction(nn.Module):
         active = torch.ops.aten.silu(z, out=edges.active)
         torch.mul(active, filters, out=edges.filtered)
         for group in edges.triplets:
-            torch.bmm(group.legendre, group.parts[self.number], out=group.basis)
-            torch.bmm(group.filters, group.gathered, out=group.of_near)
-            torch.bmm(group.near, group.turned, out=group.of_filters)
-            torch.bmm(group.of_basis, group.parts_back[self.number], out=group.added)
-            torch.bmm(group.legendre_back, group.of_basis, out=group.of_parts[self.number])
-        edges.of_legendre.add_(edges.added)
+            torch.bmm(group.filters[self.number], group.gathered, out=group.of_near)
+            torch.bmm(group.near, group.turned, out=group.filters[self.number])
         of_filtered = edges.more
         edges.of_radial.addmm_(active.mul_(of_filtered), self.filter_back)
         of_message.addmm_(through(of_filtered.mul_(filters), z), self.arriving.weight_back)
@@ -305,6 +302,8 @@ class FastDimeNet(nn.Module):
 
     at_centre: Tensor
     at_neighbour: Tensor
+    third: Tensor
+    third_back: Tensor
     angular: Tensor
     angular_back: Tensor
     values_and_slopes: Tensor
@@ -317,10 +316,12 @@ class FastDimeNet(nn.Module):
         # TorchScript goes through modules in one direction only.
         self.interactions, self.backwards = nn.ModuleList(blocks), nn.ModuleList(reversed(blocks))
         first, second, third = network.embedding_dense.weight.chunk(3, dim=1)
-        register(self, "at_centre", first.t())
-        register(self, "at_neighbour", second.t())
+        elements, bias = network.embedding.weight.detach(), network.embedding_dense.bias.detach()
+        # Of all elements.
+        self.register_buffer("at_centre", elements @ first.detach().t() + bias)
+        self.register_buffer("at_neighbour", elements @ second.detach().t())
         self.first = _Dense(network.embedding_radial.weight, network.embedding_radial.bias)
-        self.second = _Dense(third, network.embedding_dense.bias)
+        register(self, "third", third.t())
         self.first_sums = _Sums(network.radial_weight[network.blocks])
         self.read_out = _ReadOut(network)
         # Of all interaction blocks.
@@ -330,6 +331,7 @@ class FastDimeNet(nn.Module):
         self.n_kept = 3 + layers
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
+        self.at_once_triplets = AT_ONCE_TRIPLETS
         exact = copy.deepcopy(network).double()
 
         def times_distance(distances: Tensor) -> Tensor:
@@ -438,10 +440,15 @@ class FastDimeNet(nn.Module):
                 of_message = interaction.back(of_sum, of_message, messages.pop(), blocks, places)  # type: ignore[operator]
             self.first_sums.back(of_sums[0], of_message, messages.pop(), blocks)
             self.embed_back(of_message, blocks)
-            of_edges = self.bases_of_edges_back(blocks)
-            of_bases = torch.zeros_like(slopes).index_add_(0, layout.pair, of_edges)
+            of_edges: list[Tensor] = []
+            of_arms: list[Tensor] = []
+            for edges in blocks:
+                of_basis, of_legendre = self.triplets_back(edges)
+                of_edges.append(of_basis)
+                of_arms.extend(self.angles_back(of_legendre, edges, arms, angles, len(of_arms)))
+            of_bases = torch.zeros_like(slopes).index_add_(0, layout.pair, joined(of_edges))
             along = of_bases.mul_(slopes).sum(1, keepdim=True) / distances
-            of_corners = self.angles_back(blocks, arms, angles)
+            of_corners = joined(of_arms)
             if not self.network.at_receiver:
                 of_corners.sub_(corners * (of_corners * corners).sum(1, keepdim=True))
                 of_corners.div_(distances.index_select(0, layout.pair))
@@ -470,9 +477,10 @@ class FastDimeNet(nn.Module):
             triplets.append(n_triplets)
         rooms = bases.new_empty(4, max(sizes), hidden).unbind(0)
         wide = bases.new_empty(max(sizes), width * hidden)
-        kept = bases.new_empty(self.n_kept, layout.centre.size(0), hidden)
-        basis, of_basis = bases.new_empty(max(triplets), width), bases.new_empty(max(triplets), width)
-        added = bases.new_empty(max(triplets), degrees)
+        n_blocks = self.angular.size(2) // width
+        basis = bases.new_empty(n_blocks, sum(triplets), width)
+        of_basis = bases.new_empty(max(triplets), n_blocks * width)
+        first_triplet = 0
         result: list[_Edges] = []
         begin, number = 0, 0
         for k, size in enumerate(sizes):
@@ -480,9 +488,7 @@ class FastDimeNet(nn.Module):
             radial = own.narrow(1, 0, network.radial).contiguous()
             spherical = own.narrow(1, network.radial, degrees * network.radial)
             spherical = spherical.reshape(size, degrees, network.radial).transpose(0, 1)
-            parts = torch.bmm(spherical, self.angular).view(degrees, size, -1, width)
-            parts = parts.permute(2, 1, 0, 3).contiguous()
-            of_parts = torch.empty_like(parts)
+            parts = torch.bmm(spherical, self.angular).permute(1, 2, 0).contiguous()
             here = [room.narrow(0, 0, size) for room in rooms] + [wide.narrow(0, 0, size)]
             cosines = bases.new_empty(triplets[k])
             first = 0
@@ -496,7 +502,8 @@ class FastDimeNet(nn.Module):
                 first += atoms * most * most
                 number += 1
             legendre = torch.stack(legendre_polynomials(cosines, degrees), dim=1)
-            tables = [legendre, added.narrow(0, 0, triplets[k]), basis, of_basis]
+            own_basis = basis.narrow(1, first_triplet, triplets[k])
+            first_triplet += triplets[k]
             of_groups: list[_Triplets] = []
             first, start = 0, 0
             for group in layout.blocks[k]:
@@ -504,10 +511,15 @@ class FastDimeNet(nn.Module):
                 polynomials = legendre.narrow(0, first, atoms * most * most).view(atoms, most, most, degrees)
                 # An edge with itself is no triplet.
                 polynomials.diagonal(0, 1, 2).zero_()
-                of_groups.append(self.triplets(group, first, start, tables, parts, of_parts, here))
+                of_groups.append(self.triplets(group, first, start, legendre, own_basis, parts, here))
                 first += atoms * most * most
                 start += atoms * most
-            slots = list(kept.narrow(1, begin, size).unbind(0))
+            room = of_basis.narrow(0, 0, triplets[k])
+            at_once = triplets[k] <= self.at_once_triplets
+            if at_once:
+                self.spherical_basis(of_groups, parts, room)
+                own_basis.copy_(room.view(triplets[k], -1, width).transpose(0, 1))
+            slots = list(bases.new_empty(self.n_kept * size, hidden).split(size))
             saved: list[Tensor] = []
             result.append(
                 _Edges(
@@ -515,9 +527,10 @@ class FastDimeNet(nn.Module):
                     radial,
                     torch.zeros_like(radial),
                     legendre,
-                    torch.zeros_like(legendre),
-                    added.narrow(0, 0, triplets[k]),
-                    of_parts,
+                    at_once,
+                    list(own_basis.unbind(0)),
+                    room,
+                    parts,
                     layout.centre.narrow(0, begin, size),
                     layout.neighbour.narrow(0, begin, size),
                     layout.opposite.narrow(0, begin, size),
@@ -533,49 +546,55 @@ class FastDimeNet(nn.Module):
             begin += size
         return result
 
+    def spherical_basis(self, groups: list[_Triplets], parts: Tensor, result: Tensor) -> None:
+        """Of all interactions (t, blocks * bilinear), from radial parts (e, blocks * bilinear, degrees)."""
+        first, start = 0, 0
+        for group in groups:
+            own = result.narrow(0, first, group.number).view(group.size, -1, result.size(1))
+            torch.bmm(group.legendre, parts.narrow(0, start, group.size).transpose(1, 2), out=own)
+            first += group.number
+            start += group.size
+
     def triplets(
         self,
         group: list[int],
         first: int,
         start: int,
-        tables: list[Tensor],
+        legendre: Tensor,
+        basis: Tensor,
         parts: Tensor,
-        of_parts: Tensor,
         rooms: list[Tensor],
     ) -> _Triplets:
         """Of one group of a block, whose triplets begin at ``first`` and whose edges at ``start``, its share of everything."""
         atoms, most = group[0], group[1]
         size, width = atoms * most, self.network.bilinear
-        legendre = tables[0].narrow(0, first, size * most).view(size, most, -1)
-        # Used up before the next group comes.
-        basis, of_basis = tables[2].narrow(0, 0, size * most), tables[3].narrow(0, 0, size * most)
         gathered = rooms[4].narrow(0, start, size).view(atoms, most * width, -1)
-        filters, own = basis.view(atoms, most, most * width), parts.narrow(1, start, size)
+        basis = basis.narrow(1, first, size * most).view(-1, size, most, width)
+        filters = basis.view(-1, atoms, most, most * width)
+        own = parts.narrow(0, start, size).transpose(1, 2)
         return _Triplets(
-            legendre,
-            legendre.transpose(1, 2),
-            tables[1].narrow(0, first, size * most).view(size, most, -1),
-            list(own.unbind(0)),
-            list(own.transpose(2, 3).unbind(0)),
-            list(of_parts.narrow(1, start, size).unbind(0)),
+            size,
+            size * most,
+            legendre.narrow(0, first, size * most).view(size, most, -1),
+            list(own.split(width, 2)),
+            list(basis.unbind(0)),
+            list(filters.unbind(0)),
+            list(filters.transpose(2, 3).unbind(0)),
             rooms[2].narrow(0, start, size).view(atoms, most, -1),
             rooms[1].narrow(0, start, size).view(atoms, most, -1),
             gathered,
             gathered.transpose(1, 2),
-            basis.view(size, most, width),
-            of_basis.view(size, most, width),
-            filters,
-            filters.transpose(1, 2),
-            of_basis.view(atoms, most, most * width),
         )
 
     def embed(self, species: Tensor, blocks: list[_Edges]) -> list[Tensor]:
         """Messages (e, hidden) of each block before the first interaction (eq. 10)."""
-        atoms = self.network.embedding(species)
-        at_centre, at_neighbour = torch.mm(atoms, self.at_centre), torch.mm(atoms, self.at_neighbour)
+        at_centre = self.at_centre.index_select(0, species)
+        at_neighbour = self.at_neighbour.index_select(0, species)
         messages: list[Tensor] = []
         for edges in blocks:
-            z = self.second(torch.ops.aten.silu(self.first(edges.radial, edges), out=edges.room), edges)
+            z = torch.ops.aten.silu(self.first(edges.radial, edges), out=edges.room)
+            z = torch.mm(z, self.third, out=edges.slots.pop())
+            edges.saved.append(z)
             z.add_(torch.index_select(at_centre, 0, edges.centre, out=edges.room))
             z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
             messages.append(torch.ops.aten.silu(z, out=edges.slots.pop()))
@@ -585,44 +604,52 @@ class FastDimeNet(nn.Module):
         """The way back of :meth:`embed`, added to the gradient of the radial basis."""
         for of_message, edges in zip(of_messages, blocks):  # noqa: B905 - TorchScript has no strict zip
             z = edges.saved.pop()
-            of_z = torch.mm(through(of_message, z), self.second.weight_back, out=edges.room)
+            of_z = torch.mm(through(of_message, z), self.third_back, out=edges.room)
             edges.of_radial.addmm_(through(of_z, edges.saved.pop()), self.first.weight_back)
 
-    def bases_of_edges_back(self, blocks: list[_Edges]) -> Tensor:
-        """Gradient (E, all) with respect to the bases of all edges."""
-        result: list[Tensor] = []
-        for edges in blocks:
-            of_parts = edges.of_parts.permute(2, 1, 0, 3).flatten(2)
-            flat = torch.bmm(of_parts, self.angular_back).transpose(0, 1).flatten(1)
-            result.append(torch.cat([edges.of_radial, flat], dim=1))
-        return joined(result)
+    def triplets_back(self, edges: _Edges) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to the bases (e, all) of edges and the polynomials (t, degrees)."""
+        degrees = self.network.spherical
+        of_basis = torch.cat(edges.basis, 1, out=edges.of_basis)
+        of_legendre = torch.empty_like(edges.legendre)
+        of_parts = of_basis.new_empty(edges.radial.size(0), degrees, of_basis.size(1))
+        first, start = 0, 0
+        for group in edges.triplets:
+            size, number = group.size, group.number
+            of_group = of_basis.narrow(0, first, number).view(size, -1, of_basis.size(1))
+            back = edges.parts_back.narrow(0, start, size)
+            torch.bmm(of_group, back, out=of_legendre.narrow(0, first, number).view(size, -1, degrees))
+            torch.bmm(group.legendre.transpose(1, 2), of_group, out=of_parts.narrow(0, start, size))
+            first += number
+            start += size
+        flat = torch.bmm(of_parts.transpose(0, 1), self.angular_back).transpose(0, 1).flatten(1)
+        return torch.cat([edges.of_radial, flat], dim=1), of_legendre
 
-    def angles_back(self, blocks: list[_Edges], arms: list[Tensor], angles: list[Tensor]) -> Tensor:
-        """Gradient (E, 3) with respect to the arms; uses up that of the polynomials.
+    def angles_back(
+        self, of_legendre: Tensor, edges: _Edges, arms: list[Tensor], angles: list[Tensor], number: int
+    ) -> list[Tensor]:
+        """Gradients (a * K, 3) with respect to the arms of each group; uses up that of the polynomials.
 
-        d / dc sum_l a_l P_l = sum_l (2 l + 1) P_l (a_(l+1) + a_(l+3) + ...), with P_l of different edges only.
+        Args:
+            of_legendre: (t, degrees).
+            edges: of a block.
+            arms: of all groups; see :meth:`blocks`.
+            angles: of all groups, or none.
+            number: of the block's first group among all.
         """
         result: list[Tensor] = []
-        number = 0
-        for edges in blocks:
-            of_degrees, values = edges.of_legendre.unbind(1), edges.legendre.unbind(1)
-            of_cosines = torch.zeros(edges.legendre.size(0), dtype=edges.legendre.dtype)
-            for degree in range(len(values) - 2, -1, -1):
-                above = of_degrees[degree + 1]
-                of_cosines.addcmul_(values[degree], above, value=2.0 * degree + 1.0)
-                if degree > 1:
-                    of_degrees[degree - 1].add_(above)
-            first = 0
-            for arm in arms[number : number + len(edges.triplets)]:
-                most = arm.size(1)
-                table = of_cosines.narrow(0, first, arm.size(0) * most * most).view(-1, most, most)
-                if self.network.at_receiver:
-                    # TorchScript wants optional tensors here, and mypy plain ones.
-                    of_arm = torch.autograd.grad([angles[number]], [arm], optional([table]))[0]  # type: ignore[arg-type]
-                    assert of_arm is not None
-                else:
-                    of_arm = torch.bmm(table + table.transpose(1, 2), arm)
-                result.append(of_arm.view(-1, 3))
-                first += table.numel()
-                number += 1
-        return joined(result)
+        of_cosines = cosines_back(list(of_legendre.unbind(1))[1:], list(edges.legendre.unbind(1)))
+        first = 0
+        for arm in arms[number : number + len(edges.triplets)]:
+            most = arm.size(1)
+            table = of_cosines.narrow(0, first, arm.size(0) * most * most).view(-1, most, most)
+            if self.network.at_receiver:
+                # TorchScript wants optional tensors here, and mypy plain ones.
+                of_arm = torch.autograd.grad([angles[number]], [arm], optional([table]))[0]  # type: ignore[arg-type]
+                assert of_arm is not None
+            else:
+                of_arm = torch.bmm(table + table.transpose(1, 2), arm)
+            result.append(of_arm.view(-1, 3))
+            first += table.numel()
+            number += 1
+        return result

@@ -31,6 +31,24 @@ def joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def cosines_back(of_polynomials: list[Tensor], polynomials: list[Tensor]) -> Tensor:
+    """Gradient (n,) of cosines from those of Legendre polynomials (n,) of them, which it uses up.
+
+    d / dc sum_l a_l P_l = sum_l (2 l + 1) P_l (a_(l+1) + a_(l+3) + ...).  It is 0 where all polynomials are set to 0.
+
+    Args:
+        of_polynomials: of P_1, P_2, ...
+        polynomials: P_0, P_1, ..., one more.
+    """
+    result = torch.zeros_like(polynomials[0])
+    for degree in range(len(of_polynomials) - 1, -1, -1):
+        above = of_polynomials[degree]
+        result.addcmul_(polynomials[degree], above, value=2.0 * degree + 1.0)
+        if degree > 1:
+            of_polynomials[degree - 2].add_(above)
+    return result
+
+
 def through(of_y: Tensor, z: Tensor) -> Tensor:
     """Gradient of z from that of silu(z), in z's place."""
     return torch.ops.aten.silu_backward(of_y, z, grad_input=z)

@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from openmm_mlbench.models.bases import gaussian_basis
 from openmm_mlbench.models.cutoffs import polynomial_envelope
-from openmm_mlbench.models.fast_edges import Layout, edges_in_blocks, register, through
+from openmm_mlbench.models.fast_edges import Layout, cosines_back, edges_in_blocks, register, through
 from openmm_mlbench.models.gemnet import GemNetT, Interaction, Residual
 
 # Edges that are taken together, unless one atom has more.
 BLOCK_EDGES = 800
+# Edges from which on groups of atoms get a product with the bilinear layer's weights for themselves.
+PRODUCT_EDGES = 96
 # Edges of an atom from which on sums over its triplets are made for each degree of the angle, before the radial part
 # comes in: fewer operations with larger tables, and more with smaller ones.
 BY_DEGREE_FROM = 30
@@ -56,10 +58,11 @@ class _Edges(NamedTuple):
     in_thin: list[Tensor]  # of it (a, K, triplet)
     turned_thin: list[Tensor]  # the same (a, triplet, K)
     in_slim: list[Tensor]  # (a, K, triplet)
-    in_summed: list[Tensor]  # (a * K, bilinear)
-    # Sums over triplets, of all groups in the same place: that of one stays in the cache.
-    wide: list[Tensor]  # (a * K, circular * triplet)
-    in_wide: list[Tensor]  # the same (a, K * circular, triplet), or by degree (a * K, circular, triplet)
+    # Sums over triplets, of groups that share a product of n edges in the same place: these stay in the cache.
+    products: list[list[int]]  # first group of each product, and that after its last
+    wide: list[Tensor]  # of each (n, circular * triplet)
+    in_summed: list[Tensor]  # of each (n, bilinear)
+    in_wide: list[Tensor]  # of groups (a, K * circular, triplet), or by degree (a * K, circular, triplet)
     sent: Tensor  # (all, edge), what goes to opposite edges, and on the way back its gradient
     here: Tensor  # of it (e, edge)
 
@@ -159,7 +162,7 @@ class _Heads(nn.Module):
         for layer in self.layers:
             layer(x, saved, room)
         energies = torch.bmm(x, self.last).sum(0).squeeze(1)
-        of_x = self.last_back.repeat(1, totals.size(1), 1)
+        of_x = torch.empty_like(x).copy_(self.last_back)
         for layer in self.layers_back:
             layer.back(of_x, saved, room)  # type: ignore[operator]
         return energies, torch.bmm(through(of_x, z), self.first_back)
@@ -367,66 +370,55 @@ class _Interaction(nn.Module):
 
     def gather(self, edges: _Edges) -> None:
         """Sums over triplets of what arrives, from ``thin``, and the bilinear layer, to ``summed``."""
-        for matrix, near, gathered, wide, result in zip(  # noqa: B905
-            edges.basis_of, edges.in_thin, edges.in_wide, edges.wide, edges.in_summed
-        ):
-            torch.bmm(matrix, near, out=gathered)
+        for groups, wide, result in zip(edges.products, edges.wide, edges.in_summed):  # noqa: B905
+            for k in range(groups[0], groups[1]):
+                torch.bmm(edges.basis_of[k], edges.in_thin[k], out=edges.in_wide[k])
             torch.mm(wide, self.bilinear, out=result)
 
     def gather_back(self, edges: _Edges) -> None:
         """The way back of :meth:`gather`, from ``summed`` to ``slim``, with what arrived in ``thin``."""
-        for of_result, wide, of_gathered, turned, of_near, near, of_matrix in zip(  # noqa: B905
-            edges.in_summed,
-            edges.wide,
-            edges.in_wide,
-            edges.turned,
-            edges.in_slim,
-            edges.turned_thin,
-            edges.of_basis_of,
-        ):
+        for groups, wide, of_result in zip(edges.products, edges.wide, edges.in_summed):  # noqa: B905
             torch.mm(of_result, self.bilinear_back, out=wide)
-            torch.bmm(turned, of_gathered, out=of_near)
-            if self.last:
-                torch.bmm(of_gathered, near, out=of_matrix)
-            else:
-                of_matrix.baddbmm_(of_gathered, near)
+            for k in range(groups[0], groups[1]):
+                of_gathered, near, of_matrix = edges.in_wide[k], edges.turned_thin[k], edges.of_basis_of[k]
+                torch.bmm(edges.turned[k], of_gathered, out=edges.in_slim[k])
+                if self.last:
+                    torch.bmm(of_gathered, near, out=of_matrix)
+                else:
+                    of_matrix.baddbmm_(of_gathered, near)
 
     def gather_by_degree(self, edges: _Edges) -> None:
         """What :meth:`gather` does, with sums of each degree; these are kept."""
         thin = edges.thin
         sums = thin.new_empty(thin.size(0), edges.legendre.size(0), thin.size(1))
         edges.saved.append(sums)
-        for matrix, near, total, weighted, gathered, wide, result in zip(  # noqa: B905
-            edges.basis_of,
-            edges.in_thin,
-            sums.split(edges.sizes),
-            edges.weighted,
-            edges.in_wide,
-            edges.wide,
-            edges.in_summed,
-        ):
-            torch.bmm(matrix, near, out=total.view(near.size(0), -1, near.size(2)))
-            torch.bmm(weighted, total, out=gathered)
+        totals = sums.split(edges.sizes)
+        for groups, wide, result in zip(edges.products, edges.wide, edges.in_summed):  # noqa: B905
+            for k in range(groups[0], groups[1]):
+                near, total = edges.in_thin[k], totals[k]
+                torch.bmm(edges.basis_of[k], near, out=total.view(near.size(0), -1, near.size(2)))
+                torch.bmm(edges.weighted[k], total, out=edges.in_wide[k])
             torch.mm(wide, self.bilinear, out=result)
 
     def gather_by_degree_back(self, sums: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`gather_by_degree`; uses up what this kept."""
         totals = sums.split(edges.sizes)
-        for k, near in enumerate(edges.turned_thin):
-            of_gathered, total = edges.in_wide[k], totals[k]
-            of_weighted, of_matrix = edges.of_weighted_of[k], edges.of_basis_of[k]
-            torch.mm(edges.in_summed[k], self.bilinear_back, out=edges.wide[k])
-            if self.last:
-                torch.bmm(of_gathered, total.transpose(1, 2), out=of_weighted)
-            else:
-                of_weighted.baddbmm_(of_gathered, total.transpose(1, 2))
-            torch.bmm(edges.weighted[k].transpose(1, 2), of_gathered, out=total)
-            of_total = total.view(near.size(0), -1, near.size(1))
-            torch.bmm(edges.turned[k], of_total, out=edges.in_slim[k])
-            if self.last:
-                torch.bmm(of_total, near, out=of_matrix)
-            else:
-                of_matrix.baddbmm_(of_total, near)
+        for groups, wide, of_result in zip(edges.products, edges.wide, edges.in_summed):  # noqa: B905
+            torch.mm(of_result, self.bilinear_back, out=wide)
+            for k in range(groups[0], groups[1]):
+                near, of_gathered, total = edges.turned_thin[k], edges.in_wide[k], totals[k]
+                of_weighted, of_matrix = edges.of_weighted_of[k], edges.of_basis_of[k]
+                if self.last:
+                    torch.bmm(of_gathered, total.transpose(1, 2), out=of_weighted)
+                else:
+                    of_weighted.baddbmm_(of_gathered, total.transpose(1, 2))
+                torch.bmm(edges.weighted[k].transpose(1, 2), of_gathered, out=total)
+                of_total = total.view(near.size(0), -1, near.size(1))
+                torch.bmm(edges.turned[k], of_total, out=edges.in_slim[k])
+                if self.last:
+                    torch.bmm(of_total, near, out=of_matrix)
+                else:
+                    of_matrix.baddbmm_(of_total, near)
 
     def mix(self, x: Tensor, message: Tensor, total: Tensor, edges: _Edges) -> None:
         """Messages x (e, edge) up to the atom update, in place; their sums are added to ``total`` (A, edge)."""
@@ -502,6 +494,9 @@ class FastGemNet(nn.Module):
         network: with its weights.
     """
 
+    embedding: Tensor
+    at_neighbour: Tensor
+    at_centre: Tensor
     edge_dense: Tensor
     edge_dense_back: Tensor
     circular: Tensor
@@ -516,8 +511,12 @@ class FastGemNet(nn.Module):
         self.interactions, self.backwards = nn.ModuleList(blocks), nn.ModuleList(reversed(blocks))
         self.heads, self.first_head = _Heads(network), _Sums(_head_filters(network, 0))
         self.first_scale = 1.0 / (0.6 * network.message_scale)
-        self.atom = network.embedding.weight.size(1)
-        register(self, "edge_dense", network.edge_dense[2 * self.atom :], self.first_scale)
+        elements, weights = network.embedding.weight.detach(), network.edge_dense.detach()
+        atom = elements.size(1)
+        self.register_buffer("embedding", elements / network.atom_scale)
+        self.register_buffer("at_neighbour", elements @ weights[:atom])
+        self.register_buffer("at_centre", elements @ weights[atom : 2 * atom])
+        register(self, "edge_dense", weights[2 * atom :], self.first_scale)
         circular = network.circular * network.norms.to(network.circular.dtype)
         register(self, "circular", circular.permute(1, 2, 0).reshape(network.radial, -1))
         self.circular_width, self.degrees = network.circular_width, network.spherical
@@ -525,6 +524,7 @@ class FastGemNet(nn.Module):
         self.widths = [self.edge, self.edge, self.triplet, self.triplet, blocks[0].there.size(0)]
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
+        self.product_edges = PRODUCT_EDGES
         self.by_degree_from = BY_DEGREE_FROM
 
     def forward(
@@ -621,10 +621,9 @@ class FastGemNet(nn.Module):
 
     def embed(self, species: Tensor, blocks: list[_Edges]) -> tuple[Tensor, list[Tensor]]:
         """Atom features (A, atom) and messages (e, edge) of each block before the first interaction."""
-        atoms = self.network.embedding(species - 1)
-        weights = self.network.edge_dense
-        at_neighbour = torch.mm(atoms, weights[: self.atom])
-        at_centre = torch.mm(atoms, weights[self.atom : 2 * self.atom])
+        rows = species - 1
+        at_neighbour = self.at_neighbour.index_select(0, rows)
+        at_centre = self.at_centre.index_select(0, rows)
         messages: list[Tensor] = []
         for edges in blocks:
             z = at_centre.index_select(0, edges.centre)
@@ -632,21 +631,29 @@ class FastGemNet(nn.Module):
             z.addmm_(edges.basis, self.edge_dense)
             edges.saved.append(z)
             messages.append(functional.silu(z).mul_(self.first_scale))
-        return atoms.mul_(1.0 / self.network.atom_scale), messages
+        return self.embedding.index_select(0, rows), messages
 
     def blocks(self, basis: Tensor, of_basis: Tensor, directions: Tensor, layout: Layout) -> list[_Edges]:
         """All edges in their blocks, and their circular basis."""
         sizes: list[int] = []
         tables: list[int] = []
+        products: list[list[list[int]]] = []
         widest = 0
         for groups in layout.blocks:
-            size, table = 0, 0
-            for atoms, most in groups:
+            size, table, begin, n_edges = 0, 0, 0, 0
+            shared: list[list[int]] = []
+            for k, group in enumerate(groups):
+                atoms, most = group[0], group[1]
                 size += atoms * most
                 table += atoms * most * most
-                widest = max(widest, atoms * most)
+                n_edges += atoms * most
+                widest = max(widest, n_edges)
+                if n_edges >= self.product_edges or k + 1 == len(groups):
+                    shared.append([begin, k + 1, n_edges])
+                    begin, n_edges = k + 1, 0
             sizes.append(size)
             tables.append(table)
+            products.append(shared)
         largest = max(sizes)
         rooms = [basis.new_empty(largest, width) for width in self.widths]
         wide = basis.new_empty(widest, self.circular_width * self.triplet)
@@ -657,12 +664,18 @@ class FastGemNet(nn.Module):
         for k, size in enumerate(sizes):
             here = [tensor.narrow(0, begin, size) for tensor in tensors]
             here += [room.narrow(0, 0, size) for room in rooms]
-            blocks.append(self.block(layout.blocks[k], tables[k], here, wide, sent))
+            blocks.append(self.block(layout.blocks[k], products[k], tables[k], here, wide, sent))
             begin += size
         return blocks
 
     def block(
-        self, groups: list[list[int]], n_table: int, here: list[Tensor], wide: Tensor, sent: Tensor
+        self,
+        groups: list[list[int]],
+        products: list[list[int]],
+        n_table: int,
+        here: list[Tensor],
+        wide: Tensor,
+        sent: Tensor,
     ) -> _Edges:
         """One of them, of these groups, with its part of what :meth:`blocks` has."""
         basis, units = here[0], here[2]
@@ -702,16 +715,20 @@ class FastGemNet(nn.Module):
             saved[:0],
             saved[:0],
             saved[:0],
-            list(here[11].split(sizes)),
-            saved[:0],
+            products,
+            [wide.narrow(0, 0, product[2]) for product in products],
+            list(here[11].split([product[2] for product in products])),
             saved[:0],
             sent,
             here[6],
         )
         cosines, of_units = legendre[1].split(numbers), units.split(sizes)
         in_thin, in_slim = edges.thin.split(sizes), edges.slim.split(sizes)
+        product, begin = 0, 0
         for k, group in enumerate(groups):
             atoms, most = group[0], group[1]
+            if k == products[product][1]:
+                product, begin = product + 1, 0
             directions = of_units[k].view(atoms, most, 3)
             edges.directions.append(directions)
             torch.bmm(directions, directions.transpose(1, 2), out=cosines[k].view(atoms, most, most))
@@ -719,10 +736,9 @@ class FastGemNet(nn.Module):
             edges.in_thin.append(near)
             edges.turned_thin.append(near.transpose(1, 2))
             edges.in_slim.append(in_slim[k].view(atoms, most, -1))
-            gathered = wide.narrow(0, 0, atoms * most)
-            edges.wide.append(gathered)
             shape = (atoms * most, width, -1) if by_degree else (atoms, most * width, -1)
-            edges.in_wide.append(gathered.view(shape))
+            edges.in_wide.append(wide.narrow(0, begin, atoms * most).view(shape))
+            begin += atoms * most
         self.polynomials(legendre)
         of_legendre = edges.legendre.split(numbers, 1)
         lengths = [number * n for number in numbers]
@@ -748,40 +764,29 @@ class FastGemNet(nn.Module):
         rows = values.unbind(0)
         rows[0].fill_(1.0)
         for degree in range(1, len(rows) - 1):
-            row = torch.mul(rows[degree - 1], -degree / (degree + 1.0), out=rows[degree + 1])
-            row.addcmul_(rows[1], rows[degree], value=(2.0 * degree + 1.0) / (degree + 1.0))
-
-    def slopes(self, values: Tensor) -> Tensor:
-        """Derivatives (degrees - 1, n) of all polynomials (degrees, n) but the first: P'_(l+1) = P'_(l-1) + (2 l + 1) P_l.
-
-        They are 0 where the polynomials are.
-        """
-        result = torch.empty_like(values.narrow(0, 1, values.size(0) - 1))
-        rows = result.unbind(0)
-        for degree in range(len(rows)):
-            if degree > 1:
-                torch.add(rows[degree - 2], values[degree], alpha=2.0 * degree + 1.0, out=rows[degree])
-            else:
-                torch.mul(values[degree], 2.0 * degree + 1.0, out=rows[degree])
-        return result
+            factor = (2.0 * degree + 1.0) / (degree + 1.0)
+            row = torch.mul(rows[1], rows[degree], out=rows[degree + 1]).mul_(factor)
+            row.sub_(rows[degree - 1], alpha=degree / (degree + 1.0))
 
     def circular_basis_back(self, edges: _Edges, of_units: Tensor) -> None:
         """Gradient (e, 3) of directions; that of the radial basis is added to the edges' own."""
-        slopes = self.slopes(edges.legendre)
-        n_slopes = slopes.size(0)
-        of_slopes, of_legendre = slopes.split(edges.numbers, 1), edges.legendre.split(edges.numbers, 1)
-        results = of_units.split(edges.sizes)
+        values = edges.legendre
+        of_polynomials = torch.empty_like(values.narrow(0, 1, self.degrees - 1))
+        of_rows, rows = of_polynomials.split(edges.numbers, 1), values.split(edges.numbers, 1)
         for k, directions in enumerate(edges.directions):
             most = directions.size(1)
             by_edge = edges.of_basis_of[k].view(edges.sizes[k], -1, most)
+            of_row = of_rows[k].view(self.degrees - 1, -1, most).transpose(0, 1)
             if edges.by_degree:
-                of_polynomials = by_edge.narrow(1, 1, n_slopes)
+                of_row.copy_(by_edge.narrow(1, 1, self.degrees - 1))
             else:
-                polynomials = of_legendre[k].view(self.degrees, -1, most).permute(1, 2, 0)
+                polynomials = rows[k].view(self.degrees, -1, most).permute(1, 2, 0)
                 torch.bmm(by_edge, polynomials, out=edges.of_weighted_of[k])
-                of_polynomials = torch.bmm(edges.weighted[k].narrow(2, 1, n_slopes).transpose(1, 2), by_edge)
-            slope = of_slopes[k].view(n_slopes, -1, most).transpose(0, 1)
-            of_cosines = of_polynomials.mul_(slope).sum(1).view(-1, most, most)
-            of_cosines = of_cosines + of_cosines.transpose(1, 2)
-            torch.bmm(of_cosines, directions, out=results[k].view_as(directions))
+                weighted = edges.weighted[k].narrow(2, 1, self.degrees - 1)
+                of_row.copy_(torch.bmm(weighted.transpose(1, 2), by_edge))
+        of_cosines = cosines_back(list(of_polynomials.unbind(0)), list(values.unbind(0))).split(edges.numbers)
+        results = of_units.split(edges.sizes)
+        for k, directions in enumerate(edges.directions):
+            table = of_cosines[k].view(-1, directions.size(1), directions.size(1))
+            torch.bmm(table + table.transpose(1, 2), directions, out=results[k].view_as(directions))
         edges.of_basis.t().addmm_(edges.of_weighted, self.circular_back)

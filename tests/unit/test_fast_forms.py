@@ -248,14 +248,15 @@ def test_gemnet_of_other_depths():
         assert_same(torch.jit.script(fast_form(network))(*arguments), by_autograd(network, *arguments), 1e-12)
 
 
+@pytest.mark.parametrize("product_edges", [1, 10_000])
 @pytest.mark.parametrize("by_degree_from", [0, 1000])
 @pytest.mark.parametrize("block_edges", [400, 10_000])
-def test_gemnet_in_groups(block_edges, by_degree_from):
-    """In one block and in several, sums over triplets in both orders."""
+def test_gemnet_in_groups(block_edges, by_degree_from, product_edges):
+    """In one block and in several, sums over triplets in both orders, products of groups by themselves and together."""
     field, positions, cell = lips("gemnet-t")
     network = field.network.double()
     fast = fast_form(network)
-    fast.block_edges, fast.by_degree_from = block_edges, by_degree_from
+    fast.block_edges, fast.by_degree_from, fast.product_edges = block_edges, by_degree_from, product_edges
     index, vectors = periodic_pairs(positions[0], cell, 5.0)
     layout = edges_in_blocks(index, 83, vectors, block_edges)
     assert (len(layout.blocks) > 1) == (block_edges == 400)
@@ -263,6 +264,18 @@ def test_gemnet_in_groups(block_edges, by_degree_from):
     arguments = field.atomic_numbers, vectors, index
     wanted = by_autograd(network, *arguments)
     assert_same(torch.jit.freeze(torch.jit.script(fast).eval())(*arguments), wanted, 1e-12)
+
+
+@pytest.mark.parametrize("at_once_triplets", [0, 10**9])
+def test_dimenet_with_bases_of_all_interactions_at_once(at_once_triplets, fine_tables):
+    """Or of one interaction after the other."""
+    field, positions, cell = lips("dimenet")
+    network = field.network.double()
+    fast = fast_form(network)
+    fast.at_once_triplets, fast.block_edges = at_once_triplets, 400
+    arguments = field.atomic_numbers, *reversed(periodic_pairs(positions[0], cell, 5.0))
+    wanted = by_autograd(network, *arguments)
+    assert_same(torch.jit.freeze(torch.jit.script(fast).eval())(*arguments), wanted, 1e-9)
 
 
 def test_dimenet_of_other_depths(fine_tables):
