@@ -53,7 +53,7 @@ class _Edges(NamedTuple):
     legendre: Tensor  # (t, degrees), of the angles of all groups
     at_once: bool  # the next is there before the first interaction
     basis: list[Tensor]  # of each interaction (t, bilinear), of all groups
-    of_basis: Tensor  # (t, blocks * bilinear), room for the gradients of all
+    of_basis: Tensor  # (t, blocks * bilinear), room for those of all, or their gradients
     parts_back: Tensor  # (e, blocks * bilinear, degrees)
     centre: Tensor  # (e,)
     neighbour: Tensor  # (e,)
