@@ -81,6 +81,7 @@ class Interaction(nn.Module):
             places: see :func:`neighbourhoods`.
             reverse: see :func:`neighbourhoods`.
         """
+        # Two products: halves of one would have to be joined again for the gradient.
         weights, biases = self.dense.weight.chunk(2), self.dense.bias.chunk(2)
         own = functional.silu(functional.linear(messages, weights[0], biases[0]))
         arriving = functional.silu(functional.linear(messages, weights[1], biases[1]))

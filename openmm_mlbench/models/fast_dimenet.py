@@ -1,10 +1,10 @@
 """DimeNet's energy and gradient for a processor: gradients written out by hand, edges in blocks.
 
 Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges are taken in
-blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the rest
-made again on the way back.  Atoms with equally many edges are next to each other, so that sums over their triplets
-are a batch of equal matrices.  The bases of the distance are tables.  Only angles at the receiver are differentiated
-by autograd.
+blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the
+spherical basis of each triplet; the rest is made again on the way back.  Atoms with equally many edges are next to
+each other, so that sums over their triplets are a batch of equal matrices.  The bases of the distance are tables.
+Only angles at the receiver are differentiated by autograd.
 """
 
 import copy
