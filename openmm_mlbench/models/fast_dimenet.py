@@ -1,8 +1,8 @@
 """DimeNet's energy and gradient for a processor: gradients written out by hand, edges in blocks.
 
 Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges are taken in
-blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the
-spherical basis of each triplet; the rest is made again on the way back.  Atoms with equally many edges are next to
+blocks of whole atoms that stay in the processor's cache; the slope of each activation is kept, and the
+spherical basis of each triplet; most of the rest is made again on the way back.  Atoms with equally many edges are next to
 each other, so that sums over their triplets are a batch of equal matrices.  The bases of the distance are tables.
 Only angles at the receiver are differentiated by autograd.
 """
@@ -12,12 +12,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from openmm_mlbench.models.bases import legendre_polynomials
 from openmm_mlbench.models.cutoffs import polynomial_envelope
 from openmm_mlbench.models.dimenet import DimeNet, Interaction, Residual
-from openmm_mlbench.models.fast_edges import Layout, cosines_back, edges_in_blocks, joined, register, through
+from openmm_mlbench.models.fast_edges import (
+    Layout,
+    Silu,
+    cosines_back,
+    edges_in_blocks,
+    joined,
+    register,
+    register_half,
+    through,
+)
 from openmm_mlbench.models.fast_nequip import optional
 from openmm_mlbench.models.radial_tables import TOLERANCE, RadialTables, read_table, tabulate
 
@@ -58,18 +66,16 @@ class _Edges(NamedTuple):
     centre: Tensor  # (e,)
     neighbour: Tensor  # (e,)
     opposite: Tensor  # (e,), among all edges
-    slots: list[Tensor]  # (e, hidden), memory for what the way back needs
-    saved: list[Tensor]  # what is in them, in the order of the way there
+    saved: list[Tensor]  # what the way back needs, in the order of the way there
     # Room for what is not kept, shared by all blocks: new memory would come from outside the cache.
     room: Tensor  # (e, hidden)
     more: Tensor  # (e, hidden)
     filtered: Tensor  # (e, hidden)
-    active: Tensor  # (e, hidden)
     wide: Tensor  # (e, bilinear * hidden)
 
 
 class _Dense(nn.Module):
-    """W x + b, without its activation.
+    """Half of W x + b, as :class:`Silu` takes it.
 
     Args:
         weight: (n_out, n_in).
@@ -82,14 +88,15 @@ class _Dense(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        register(self, "weight", weight.t())
-        self.register_buffer("bias", bias.detach().clone())
+        register_half(self, "weight", weight.t())
+        self.register_buffer("bias", 0.5 * bias.detach())
+        self.silu = Silu(self.weight)
 
-    def forward(self, x: Tensor, edges: _Edges) -> Tensor:
-        """(e, n_in) -> (e, n_out), which is kept."""
-        z = torch.mm(x, self.weight, out=edges.slots.pop()).add_(self.bias)
-        edges.saved.append(z)
-        return z
+    def forward(self, x: Tensor, result: Tensor, edges: _Edges) -> Tensor:
+        """silu(W x + b) (e, n_out) of x (e, n_in), in ``result``; what the way back needs is kept."""
+        torch.mm(x, self.weight, out=result).add_(self.bias)
+        edges.saved.append(self.silu(result))
+        return result
 
 
 class _Residual(nn.Module):
@@ -102,14 +109,14 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor, edges: _Edges) -> None:
         """(e, width), changed in place."""
-        z = self.second(torch.ops.aten.silu(self.first(x, edges), out=edges.room), edges)
-        x.add_(torch.ops.aten.silu(z, out=edges.room))
+        x.add_(self.second(self.first(x, edges.room, edges), edges.more, edges))
 
     @torch.jit.export
     def back(self, of_x: Tensor, edges: _Edges) -> None:
         """From the gradient (e, width) of the output to that of the input, in place."""
-        of_y = torch.mm(through(of_x, edges.saved.pop()), self.second.weight_back, out=edges.room)
-        of_x.addmm_(through(of_y, edges.saved.pop()), self.first.weight_back)
+        of_h = through(of_x, edges.saved.pop(), edges.more)
+        of_y = torch.mm(of_h, self.second.weight_back, out=edges.room)
+        of_x.addmm_(through(of_y, edges.saved.pop(), of_y), self.first.weight_back)
 
 
 class _Sums(nn.Module):
@@ -144,7 +151,7 @@ class _Sums(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A dense layer of all output blocks.
+    """A dense layer of all output blocks, half of it as :class:`Silu` takes it.
 
     Args:
         weight: (blocks + 1, hidden, hidden).
@@ -157,8 +164,9 @@ class _Layer(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        register(self, "weight", weight)
-        self.register_buffer("bias", bias.detach().clone())
+        register_half(self, "weight", weight)
+        self.register_buffer("bias", 0.5 * bias.detach())
+        self.silu = Silu(self.weight)
 
 
 class _ReadOut(nn.Module):
@@ -180,13 +188,13 @@ class _ReadOut(nn.Module):
         saved: list[Tensor] = []
         y = totals
         for layer in self.layers:
-            z = torch.bmm(y, layer.weight).add_(layer.bias)  # type: ignore[arg-type]
-            saved.append(z)
-            y = functional.silu(z)
+            y = torch.bmm(y, layer.weight).add_(layer.bias)  # type: ignore[arg-type]
+            saved.append(layer.silu(y))  # type: ignore[operator]
         energies = torch.bmm(y, self.last).sum(0).squeeze(1)
         of_y = self.last_back.expand(-1, totals.size(1), -1)
         for layer in self.layers_back:
-            of_y = torch.bmm(through(of_y, saved.pop()), layer.weight_back)  # type: ignore[arg-type]
+            slope = saved.pop()
+            of_y = torch.bmm(through(of_y, slope, slope), layer.weight_back)  # type: ignore[arg-type]
         return energies, of_y
 
 
@@ -249,38 +257,40 @@ class _Interaction(nn.Module):
 
     def send(self, message: Tensor, edges: _Edges, sent: Tensor) -> Tensor:
         """Of the edges (e, hidden): what stays with them, and in ``sent`` what goes to the opposite ones."""
-        own = torch.ops.aten.silu(self.own(message, edges), out=edges.slots.pop())
-        filtered = torch.ops.aten.silu(self.arriving(message, edges), out=edges.filtered)
-        filtered.mul_(torch.mm(edges.radial, self.filter, out=edges.room))
+        arriving = self.arriving(message, torch.empty_like(message), edges)
+        edges.saved.append(arriving)
+        filters = torch.mm(edges.radial, self.filter, out=edges.room)
+        torch.mul(arriving, filters, out=edges.filtered)
         for group in edges.triplets:
             if not edges.at_once:
                 torch.bmm(group.legendre, group.parts[self.number], out=group.basis[self.number])
             torch.bmm(group.filters_back[self.number], group.near, out=group.gathered)
         torch.mm(edges.wide, self.bilinear, out=sent)
-        return own
+        return self.own(message, torch.empty_like(message), edges)
 
     def send_back(self, of_message: Tensor, of_own: Tensor, of_sent: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`send`, added to ``of_message``; ``of_sent`` (E, hidden) stands at the opposite edges."""
+        # Other blocks have yet to read of_own.
+        of_message.addmm_(through(of_own, edges.saved.pop(), edges.room), self.own.weight_back)
         of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.room)
         torch.mm(of_away, self.bilinear_back, out=edges.wide)
-        z = edges.saved.pop()
+        arriving = edges.saved.pop()
         filters = torch.mm(edges.radial, self.filter, out=edges.room)
-        active = torch.ops.aten.silu(z, out=edges.active)
-        torch.mul(active, filters, out=edges.filtered)
+        torch.mul(arriving, filters, out=edges.filtered)
         for group in edges.triplets:
             torch.bmm(group.filters[self.number], group.gathered, out=group.of_near)
             torch.bmm(group.near, group.turned, out=group.filters[self.number])
         of_filtered = edges.more
-        edges.of_radial.addmm_(active.mul_(of_filtered), self.filter_back)
-        of_message.addmm_(through(of_filtered.mul_(filters), z), self.arriving.weight_back)
-        of_message.addmm_(through(of_own, edges.saved.pop()), self.own.weight_back)
+        edges.of_radial.addmm_(arriving.mul_(of_filtered), self.filter_back)
+        of_arriving = of_filtered.mul_(filters)
+        of_message.addmm_(through(of_arriving, edges.saved.pop(), of_arriving), self.arriving.weight_back)
 
     def mix(self, x: Tensor, sent: Tensor, message: Tensor, edges: _Edges) -> None:
         """From what stays with the edges (e, hidden) and what arrives (E, hidden) to the result, in place of x."""
         x.add_(torch.index_select(sent, 0, edges.opposite, out=edges.room))
         for layer in self.before:
             layer(x, edges)
-        torch.ops.aten.silu(self.skip(x, edges), out=x).add_(message)
+        torch.add(self.skip(x, edges.room, edges), message, out=x)
         for layer in self.after:
             layer(x, edges)
 
@@ -288,7 +298,8 @@ class _Interaction(nn.Module):
         """The way back of :meth:`mix`: that of what stays and arrives in ``of_own``, of the message in place of ``of_x``."""
         for layer in self.after_back:
             layer.back(of_x, edges)  # type: ignore[operator]
-        torch.mm(through(of_x, edges.saved.pop()), self.skip.weight_back, out=of_own)
+        of_h = through(of_x, edges.saved.pop(), edges.room)
+        torch.mm(of_h, self.skip.weight_back, out=of_own)
         for layer in self.before_back:
             layer.back(of_own, edges)  # type: ignore[operator]
 
@@ -317,18 +328,16 @@ class FastDimeNet(nn.Module):
         self.interactions, self.backwards = nn.ModuleList(blocks), nn.ModuleList(reversed(blocks))
         first, second, third = network.embedding_dense.weight.chunk(3, dim=1)
         elements, bias = network.embedding.weight.detach(), network.embedding_dense.bias.detach()
-        # Of all elements.
-        self.register_buffer("at_centre", elements @ first.detach().t() + bias)
-        self.register_buffer("at_neighbour", elements @ second.detach().t())
+        # Of all elements; half of it all, as Silu takes it.
+        self.register_buffer("at_centre", 0.5 * (elements @ first.detach().t() + bias))
+        self.register_buffer("at_neighbour", 0.5 * elements @ second.detach().t())
         self.first = _Dense(network.embedding_radial.weight, network.embedding_radial.bias)
-        register(self, "third", third.t())
+        register_half(self, "third", third.t())
+        self.silu = Silu(self.third)
         self.first_sums = _Sums(network.radial_weight[network.blocks])
         self.read_out = _ReadOut(network)
         # Of all interaction blocks.
         register(self, "angular", network.spherical_weight * network.norms.to(network.spherical_weight.dtype))
-        # What comes before activations, and messages.
-        layers = sum(4 + 2 * len(block.before) + 2 * len(block.after) for block in blocks)
-        self.n_kept = 3 + layers
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
         self.at_once_triplets = AT_ONCE_TRIPLETS
@@ -475,7 +484,7 @@ class FastDimeNet(nn.Module):
                 n_triplets += group[0] * group[1] * group[1]
             sizes.append(n_edges)
             triplets.append(n_triplets)
-        rooms = bases.new_empty(4, max(sizes), hidden).unbind(0)
+        rooms = bases.new_empty(3, max(sizes), hidden).unbind(0)
         wide = bases.new_empty(max(sizes), width * hidden)
         n_blocks = self.angular.size(2) // width
         basis = bases.new_empty(n_blocks, sum(triplets), width)
@@ -519,7 +528,6 @@ class FastDimeNet(nn.Module):
             if at_once:
                 self.spherical_basis(of_groups, parts, room)
                 own_basis.copy_(room.view(triplets[k], -1, width).transpose(0, 1))
-            slots = list(bases.new_empty(self.n_kept * size, hidden).split(size))
             saved: list[Tensor] = []
             result.append(
                 _Edges(
@@ -534,13 +542,11 @@ class FastDimeNet(nn.Module):
                     layout.centre.narrow(0, begin, size),
                     layout.neighbour.narrow(0, begin, size),
                     layout.opposite.narrow(0, begin, size),
-                    slots,
                     saved,
                     here[0],
                     here[1],
                     here[2],
                     here[3],
-                    here[4],
                 )
             )
             begin += size
@@ -568,7 +574,7 @@ class FastDimeNet(nn.Module):
         """Of one group of a block, whose triplets begin at ``first`` and whose edges at ``start``, its share of everything."""
         atoms, most = group[0], group[1]
         size, width = atoms * most, self.network.bilinear
-        gathered = rooms[4].narrow(0, start, size).view(atoms, most * width, -1)
+        gathered = rooms[3].narrow(0, start, size).view(atoms, most * width, -1)
         basis = basis.narrow(1, first, size * most).view(-1, size, most, width)
         filters = basis.view(-1, atoms, most, most * width)
         own = parts.narrow(0, start, size).transpose(1, 2)
@@ -592,20 +598,20 @@ class FastDimeNet(nn.Module):
         at_neighbour = self.at_neighbour.index_select(0, species)
         messages: list[Tensor] = []
         for edges in blocks:
-            z = torch.ops.aten.silu(self.first(edges.radial, edges), out=edges.room)
-            z = torch.mm(z, self.third, out=edges.slots.pop())
-            edges.saved.append(z)
-            z.add_(torch.index_select(at_centre, 0, edges.centre, out=edges.room))
-            z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
-            messages.append(torch.ops.aten.silu(z, out=edges.slots.pop()))
+            radial = self.first(edges.radial, edges.room, edges)
+            message = torch.mm(radial, self.third)
+            message.add_(torch.index_select(at_centre, 0, edges.centre, out=edges.room))
+            message.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
+            edges.saved.append(self.silu(message))
+            messages.append(message)
         return messages
 
     def embed_back(self, of_messages: list[Tensor], blocks: list[_Edges]) -> None:
         """The way back of :meth:`embed`, added to the gradient of the radial basis."""
         for of_message, edges in zip(of_messages, blocks):  # noqa: B905 - TorchScript has no strict zip
-            z = edges.saved.pop()
-            of_z = torch.mm(through(of_message, z), self.third_back, out=edges.room)
-            edges.of_radial.addmm_(through(of_z, edges.saved.pop()), self.first.weight_back)
+            of_h = through(of_message, edges.saved.pop(), of_message)
+            of_radial = torch.mm(of_h, self.third_back, out=edges.room)
+            edges.of_radial.addmm_(through(of_radial, edges.saved.pop(), of_radial), self.first.weight_back)
 
     def triplets_back(self, edges: _Edges) -> tuple[Tensor, Tensor]:
         """Gradients with respect to the bases (e, all) of edges and the polynomials (t, degrees)."""

@@ -1,7 +1,7 @@
 """GemNet-T's energy and gradient for a processor: gradients written out by hand, edges in blocks.
 
 Autograd keeps every tensor of every edge, and writes each gradient into one of its own.  Here edges are taken in
-blocks of whole atoms that stay in the processor's cache; what comes before each activation is kept, and the rest
+blocks of whole atoms that stay in the processor's cache; the slope of each activation is kept, and most of the rest
 made again on the way back.  Atoms with equally many edges follow each other, so that the sums over triplets of all
 of them are one batch of products.
 """
@@ -12,11 +12,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from openmm_mlbench.models.bases import gaussian_basis
 from openmm_mlbench.models.cutoffs import polynomial_envelope
-from openmm_mlbench.models.fast_edges import Layout, cosines_back, edges_in_blocks, register, through
+from openmm_mlbench.models.fast_edges import (
+    Layout,
+    Silu,
+    cosines_back,
+    edges_in_blocks,
+    register,
+    register_half,
+    through,
+)
 from openmm_mlbench.models.gemnet import GemNetT, Interaction, Residual
 
 # Edges that are taken together, unless one atom has more.
@@ -34,7 +41,8 @@ class _Edges(NamedTuple):
     basis: Tensor  # (e, radial)
     of_basis: Tensor  # (radial, e), its gradient, which grows
     centre: Tensor  # (e,)
-    neighbour: Tensor  # (e,)
+    as_centre: Tensor  # (e,), its row among those of atoms as centre and as neighbour
+    as_neighbour: Tensor  # (e,), the same of the neighbour
     opposite: Tensor  # (e,), among all edges
     of_weighted: Tensor  # (e, circular * degrees), gradient of the radial part of the circular basis
     legendre: Tensor  # (degrees, all a * K * K), P_l of the angles, 0 where that is no triplet
@@ -84,22 +92,23 @@ class _Residual(nn.Module):
     def __init__(self, first: Tensor, second: Tensor, scale: float) -> None:
         super().__init__()
         self.factor = 1.0 / (0.6 * scale)
-        register(self, "first", first * scale)
-        register(self, "second", second / 0.6, self.factor)
+        register_half(self, "first", first * scale)
+        register_half(self, "second", second / 0.6, self.factor)
+        self.silu = Silu(self.first)
 
-    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor) -> None:
-        """(n, width), changed in place, with room for as much."""
-        z = torch.mm(x, self.first)
-        saved.append(z)
-        z = torch.mm(torch.ops.aten.silu(z, out=room), self.second)
-        saved.append(z)
-        x.add_(torch.ops.aten.silu(z, out=room), alpha=self.factor)
+    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor, more: Tensor) -> None:
+        """(n, width), changed in place, with room for twice as much."""
+        h = torch.mm(x, self.first, out=room)
+        saved.append(self.silu(h))
+        h = torch.mm(h, self.second, out=more)
+        saved.append(self.silu(h))
+        x.add_(h, alpha=self.factor)
 
     @torch.jit.export
-    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor) -> None:
+    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor, more: Tensor) -> None:
         """From the gradient (n, width) of the output to that of the input, in place."""
-        of_y = torch.mm(through(of_x, saved.pop()), self.second_back, out=room)
-        of_x.addmm_(through(of_y, saved.pop()), self.first_back)
+        of_y = torch.mm(through(of_x, saved.pop(), more), self.second_back, out=room)
+        of_x.addmm_(through(of_y, saved.pop(), of_y), self.first_back)
 
 
 def _residuals(layers: nn.ModuleList, scale: float) -> list[_Residual]:
@@ -115,19 +124,19 @@ def _residuals(layers: nn.ModuleList, scale: float) -> list[_Residual]:
 class _ResidualOfHeads(_Residual):
     """The same of all heads at once, which have weights (heads, width, width) of their own."""
 
-    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor) -> None:
-        """(heads, n, width), changed in place, with room for as much."""
-        z = torch.bmm(x, self.first)
-        saved.append(z)
-        z = torch.bmm(torch.ops.aten.silu(z, out=room), self.second)
-        saved.append(z)
-        x.add_(torch.ops.aten.silu(z, out=room), alpha=self.factor)
+    def forward(self, x: Tensor, saved: list[Tensor], room: Tensor, more: Tensor) -> None:
+        """(heads, n, width), changed in place, with room for twice as much."""
+        h = torch.bmm(x, self.first, out=room)
+        saved.append(self.silu(h))
+        h = torch.bmm(h, self.second, out=more)
+        saved.append(self.silu(h))
+        x.add_(h, alpha=self.factor)
 
     @torch.jit.export
-    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor) -> None:
+    def back(self, of_x: Tensor, saved: list[Tensor], room: Tensor, more: Tensor) -> None:
         """From the gradient (heads, n, width) of the output to that of the input, in place."""
-        of_y = torch.bmm(through(of_x, saved.pop()), self.second_back, out=room)
-        of_x.baddbmm_(through(of_y, saved.pop()), self.first_back)
+        of_y = torch.bmm(through(of_x, saved.pop(), more), self.second_back, out=room)
+        of_x.baddbmm_(through(of_y, saved.pop(), of_y), self.first_back)
 
 
 class _Heads(nn.Module):
@@ -145,7 +154,8 @@ class _Heads(nn.Module):
     def __init__(self, network: GemNetT) -> None:
         super().__init__()
         heads = network.energy
-        register(self, "first", heads.first)
+        register_half(self, "first", heads.first)
+        self.silu = Silu(self.first)
         register(self, "last", heads.last * heads.scale)
         layers = [
             _ResidualOfHeads(heads.weight_1[k], heads.weight_2[k], math.sqrt(0.5) ** k / 0.6)
@@ -156,16 +166,16 @@ class _Heads(nn.Module):
     def forward(self, totals: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (A,) of sums (heads, A, edge) of messages, and the gradient of these."""
         saved: list[Tensor] = []
-        z = torch.bmm(totals, self.first)
-        x = functional.silu(z)
-        room = torch.empty_like(x)
+        x = torch.bmm(totals, self.first)
+        slope = self.silu(x)
+        room, more = torch.empty_like(x), torch.empty_like(x)
         for layer in self.layers:
-            layer(x, saved, room)
+            layer(x, saved, room, more)
         energies = torch.bmm(x, self.last).sum(0).squeeze(1)
-        of_x = torch.empty_like(x).copy_(self.last_back)
+        of_x = x.copy_(self.last_back)
         for layer in self.layers_back:
-            layer.back(of_x, saved, room)  # type: ignore[operator]
-        return energies, torch.bmm(through(of_x, z), self.first_back)
+            layer.back(of_x, saved, room, more)  # type: ignore[operator]
+        return energies, torch.bmm(through(of_x, slope, of_x), self.first_back)
 
 
 class _Sums(nn.Module):
@@ -219,10 +229,8 @@ class _Interaction(nn.Module):
     atom_dense_back: Tensor
     concat: Tensor
     concat_back: Tensor
-    at_centre: Tensor
-    at_centre_back: Tensor
-    at_neighbour: Tensor
-    at_neighbour_back: Tensor
+    ends: Tensor
+    ends_back: Tensor
     triplet_filter: Tensor
     triplet_filter_back: Tensor
     skip_back: Tensor
@@ -235,16 +243,18 @@ class _Interaction(nn.Module):
         assert isinstance(block, Interaction)
         edge, atom = block.dense.size(0), block.atom_dense.size(1)
         scales = network.scales[number].detach()
-        register(self, "own", block.dense[:, :edge] * block.message_scale)
-        register(self, "arriving", block.dense[:, edge:] * block.message_scale)
-        register(self, "down", block.down)
+        register_half(self, "own", block.dense[:, :edge] * block.message_scale)
+        register_half(self, "arriving", block.dense[:, edge:] * block.message_scale)
+        register_half(self, "down", block.down)
         register(self, "bilinear", block.bilinear * (scales[1] / 0.6))
-        register(self, "there", block.up[:, :edge], math.sqrt(0.5))
-        register(self, "away", block.up[:, edge:], math.sqrt(0.5))
-        register(self, "atom_dense", block.atom_dense)
-        register(self, "concat", block.concat_dense[2 * atom :] * block.middle_scale)
-        register(self, "at_centre", block.concat_dense[atom : 2 * atom] * block.atom_scale)
-        register(self, "at_neighbour", block.concat_dense[:atom] * block.atom_scale)
+        register_half(self, "there", block.up[:, :edge], math.sqrt(0.5))
+        register_half(self, "away", block.up[:, edge:], math.sqrt(0.5))
+        register_half(self, "atom_dense", block.atom_dense)
+        register_half(self, "concat", block.concat_dense[2 * atom :] * block.middle_scale)
+        # Of an atom as centre, and as neighbour: one product gives the rows of both, which follow each other.
+        at_neighbour, at_centre = block.concat_dense[: 2 * atom].chunk(2)
+        register_half(self, "ends", torch.cat([at_centre, at_neighbour], dim=1) * block.atom_scale)
+        self.silu = Silu(self.own)
         filters = network.project_triplet @ network.filter_triplet[number]
         register(self, "triplet_filter", filters * (scales[0] / 0.6))
         filters = network.project_atom @ network.filter_atom[number]
@@ -288,10 +298,10 @@ class _Interaction(nn.Module):
         for x, message, edges in zip(own, messages, blocks):  # noqa: B905
             self.mix(x, message, at_atoms, edges)
         atoms = self.update(atoms, at_atoms, saved)
-        at_centre, at_neighbour = torch.mm(atoms, self.at_centre), torch.mm(atoms, self.at_neighbour)
+        ends = torch.mm(atoms, self.ends).view(2 * atoms.size(0), -1)
         results: list[Tensor] = []
         for x, edges in zip(own, blocks):  # noqa: B905
-            result = self.result(x, at_centre, at_neighbour, edges)
+            result = self.result(x, ends, edges)
             self.head(result, total, edges)
             results.append(result)
         return results, atoms
@@ -307,12 +317,12 @@ class _Interaction(nn.Module):
         saved: list[Tensor],
         of_ends: list[Tensor],
     ) -> tuple[list[Tensor], Tensor]:
-        """The way back of :meth:`forward`, and of the head on its results; uses up what it is given, of ``of_ends`` two zeros (A, edge)."""
-        of_centre, of_neighbour = of_ends.pop(), of_ends.pop()
+        """The way back of :meth:`forward`, and of the head on its results; uses up what it is given, of ``of_ends`` a zero (2 A, edge)."""
+        of_end = of_ends.pop()
         for of_result, result, edges in zip(of_results, results, blocks):  # noqa: B905
             self.head.back(of_result, result, of_head, edges)
-            self.result_back(of_result, of_centre, of_neighbour, edges)
-        of_atoms.addmm_(of_centre, self.at_centre_back).addmm_(of_neighbour, self.at_neighbour_back)
+            self.result_back(of_result, of_end, edges)
+        of_atoms.addmm_(of_end.view(of_atoms.size(0), -1), self.ends_back)
         of_atoms, of_total = self.update_back(of_atoms, saved)
         of_messages = [self.mix_back(of_total, edges) for edges in blocks]
         for of_message, edges in zip(of_messages, blocks):  # noqa: B905
@@ -321,52 +331,49 @@ class _Interaction(nn.Module):
 
     def send(self, message: Tensor, edges: _Edges) -> Tensor:
         """Messages (e, edge) with their sums over triplets; what goes to the opposite edges stands in ``sent``."""
-        room = edges.room
-        z = torch.mm(message, self.own)
-        edges.saved.append(z)
-        own = functional.silu(z)
-        z = torch.mm(message, self.arriving)
-        edges.saved.append(z)
-        filtered = torch.mm(edges.basis, self.triplet_filter, out=room)
-        filtered.mul_(torch.ops.aten.silu(z, out=edges.here))
-        z = torch.mm(filtered, self.down)
-        edges.saved.append(z)
-        torch.ops.aten.silu(z, out=edges.thin)
+        arriving = torch.mm(message, self.arriving)
+        edges.saved.append(self.silu(arriving))
+        edges.saved.append(arriving)
+        filtered = torch.mm(edges.basis, self.triplet_filter, out=edges.room).mul_(arriving)
+        near = torch.mm(filtered, self.down)
+        edges.saved.append(self.silu(near))
+        edges.saved.append(near)
+        # Where sums over triplets look for it.
+        edges.thin.copy_(near)
         if edges.by_degree:
             self.gather_by_degree(edges)
         else:
             self.gather(edges)
+        own = torch.mm(message, self.own)
+        edges.saved.append(self.silu(own))
         x = edges.summed
-        z = torch.mm(x, self.there)
-        edges.saved.append(z)
-        own.add_(torch.ops.aten.silu(z, out=room), alpha=math.sqrt(0.5))
-        z = torch.mm(x, self.away)
-        edges.saved.append(z)
-        torch.ops.aten.silu(z, out=edges.here)
+        there = torch.mm(x, self.there, out=edges.room)
+        edges.saved.append(self.silu(there))
+        own.add_(there, alpha=math.sqrt(0.5))
+        edges.saved.append(self.silu(torch.mm(x, self.away, out=edges.here)))
         return own
 
     def send_back(self, of_message: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`send`, added to ``of_message``; what arrives at edges has its gradient in ``sent``."""
         of_own = edges.here
         of_away = torch.index_select(edges.sent, 0, edges.opposite, out=edges.room)
-        of_x = torch.mm(through(of_away, edges.saved.pop()), self.away_back, out=edges.summed)
-        of_x.addmm_(through(of_own, edges.saved.pop()), self.there_back)
-        z = edges.saved.pop()
-        sums = z
+        of_x = torch.mm(through(of_away, edges.saved.pop(), of_away), self.away_back, out=edges.summed)
+        of_x.addmm_(through(of_own, edges.saved.pop(), edges.more), self.there_back)
+        of_message.addmm_(through(of_own, edges.saved.pop(), edges.more), self.own_back)
         if edges.by_degree:
-            z = edges.saved.pop()
-        torch.ops.aten.silu(z, out=edges.thin)
-        if edges.by_degree:
+            sums = edges.saved.pop()
+            edges.thin.copy_(edges.saved.pop())
             self.gather_by_degree_back(sums, edges)
         else:
+            edges.thin.copy_(edges.saved.pop())
             self.gather_back(edges)
-        of_filtered = torch.mm(through(edges.slim, z), self.down_back, out=edges.room)
-        z = edges.saved.pop()
-        of_filter = torch.ops.aten.silu(z, out=edges.more).mul_(of_filtered)
+        of_filtered = torch.mm(
+            through(edges.slim, edges.saved.pop(), edges.slim), self.down_back, out=edges.room
+        )
+        of_filter = edges.saved.pop().mul_(of_filtered)
         edges.of_basis.addmm_(self.triplet_filter, of_filter.t())
         of_filtered.mul_(torch.mm(edges.basis, self.triplet_filter, out=edges.more))
-        of_message.addmm_(through(of_filtered, z), self.arriving_back)
-        of_message.addmm_(through(of_own, edges.saved.pop()), self.own_back)
+        of_message.addmm_(through(of_filtered, edges.saved.pop(), of_filtered), self.arriving_back)
 
     def gather(self, edges: _Edges) -> None:
         """Sums over triplets of what arrives, from ``thin``, and the bilinear layer, to ``summed``."""
@@ -425,10 +432,10 @@ class _Interaction(nn.Module):
         arrived = torch.index_select(edges.sent, 0, edges.opposite, out=edges.room)
         x.add_(arrived, alpha=math.sqrt(0.5))
         for layer in self.before:
-            layer(x, edges.saved, edges.room)
+            layer(x, edges.saved, edges.room, edges.more)
         x.add_(message, alpha=self.skip)
         for layer in self.after:
-            layer(x, edges.saved, edges.room)
+            layer(x, edges.saved, edges.room, edges.more)
         edges.saved.append(x)
         self.sums(x, total, edges)
 
@@ -437,48 +444,48 @@ class _Interaction(nn.Module):
         of_x, x = edges.here, edges.saved.pop()
         self.sums.back(of_x, x, of_total, edges)
         for layer in self.after_back:
-            layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
+            layer.back(of_x, edges.saved, edges.room, edges.more)  # type: ignore[operator]
         of_message = torch.mul(of_x, self.skip_back, out=x)
         for layer in self.before_back:
-            layer.back(of_x, edges.saved, edges.room)  # type: ignore[operator]
+            layer.back(of_x, edges.saved, edges.room, edges.more)  # type: ignore[operator]
         return of_message
 
     def update(self, atoms: Tensor, total: Tensor, saved: list[Tensor]) -> Tensor:
         """Atom features (A, atom) from those before and the sums over messages."""
-        z = torch.mm(total, self.atom_dense)
-        saved.append(z)
-        x, room = functional.silu(z), torch.empty_like(atoms)
+        x = torch.mm(total, self.atom_dense)
+        saved.append(self.silu(x))
+        room, more = torch.empty_like(x), torch.empty_like(x)
         for layer in self.atoms:
-            layer(x, saved, room)
+            layer(x, saved, room, more)
         return x.add_(atoms, alpha=self.atom_skip)
 
     def update_back(self, of_atoms: Tensor, saved: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The way back of :meth:`update`; changes ``of_atoms``."""
-        before, room = of_atoms * self.atom_skip_back, torch.empty_like(of_atoms)
+        before = of_atoms * self.atom_skip_back
+        room, more = torch.empty_like(before), torch.empty_like(before)
         for layer in self.atoms_back:
-            layer.back(of_atoms, saved, room)  # type: ignore[operator]
-        return before, torch.mm(through(of_atoms, saved.pop()), self.atom_dense_back)
+            layer.back(of_atoms, saved, room, more)  # type: ignore[operator]
+        return before, torch.mm(through(of_atoms, saved.pop(), of_atoms), self.atom_dense_back)
 
-    def result(self, x: Tensor, at_centre: Tensor, at_neighbour: Tensor, edges: _Edges) -> Tensor:
-        """Messages (e, edge) after the block, from what atoms give (A, edge)."""
-        z = at_centre.index_select(0, edges.centre)
-        z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
-        z.addmm_(x, self.concat)
-        edges.saved.append(z)
-        y = functional.silu(z)
+    def result(self, x: Tensor, ends: Tensor, edges: _Edges) -> Tensor:
+        """Messages (e, edge) after the block, from what atoms give as ends of edges (2 A, edge)."""
+        y = torch.mm(x, self.concat)
+        y.add_(torch.index_select(ends, 0, edges.as_centre, out=edges.room))
+        y.add_(torch.index_select(ends, 0, edges.as_neighbour, out=edges.room))
+        edges.saved.append(self.silu(y))
         for layer in self.concats:
-            layer(y, edges.saved, edges.room)
+            layer(y, edges.saved, edges.room, edges.more)
         return y.add_(x, alpha=self.result_skip)
 
-    def result_back(self, of_message: Tensor, of_centre: Tensor, of_neighbour: Tensor, edges: _Edges) -> None:
+    def result_back(self, of_message: Tensor, of_end: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`result`, to the gradient of x in ``here``; uses up what it is given."""
         of_x = torch.mul(of_message, self.result_skip_back, out=edges.here)
         for layer in self.concats_back:
-            layer.back(of_message, edges.saved, edges.room)  # type: ignore[operator]
-        of_ends = through(of_message, edges.saved.pop())
-        of_centre.index_add_(0, edges.centre, of_ends)
-        of_neighbour.index_add_(0, edges.neighbour, of_ends)
-        of_x.addmm_(of_ends, self.concat_back)
+            layer.back(of_message, edges.saved, edges.room, edges.more)  # type: ignore[operator]
+        of_h = through(of_message, edges.saved.pop(), of_message)
+        of_end.index_add_(0, edges.as_centre, of_h)
+        of_end.index_add_(0, edges.as_neighbour, of_h)
+        of_x.addmm_(of_h, self.concat_back)
 
 
 def _head_filters(network: GemNetT, number: int) -> Tensor:
@@ -495,8 +502,7 @@ class FastGemNet(nn.Module):
     """
 
     embedding: Tensor
-    at_neighbour: Tensor
-    at_centre: Tensor
+    ends: Tensor
     edge_dense: Tensor
     edge_dense_back: Tensor
     circular: Tensor
@@ -514,9 +520,10 @@ class FastGemNet(nn.Module):
         elements, weights = network.embedding.weight.detach(), network.edge_dense.detach()
         atom = elements.size(1)
         self.register_buffer("embedding", elements / network.atom_scale)
-        self.register_buffer("at_neighbour", elements @ weights[:atom])
-        self.register_buffer("at_centre", elements @ weights[atom : 2 * atom])
-        register(self, "edge_dense", weights[2 * atom :], self.first_scale)
+        at_neighbour, at_centre = weights[: 2 * atom].chunk(2)
+        self.register_buffer("ends", 0.5 * elements @ torch.cat([at_centre, at_neighbour], dim=1))
+        register_half(self, "edge_dense", weights[2 * atom :], self.first_scale)
+        self.silu = Silu(self.edge_dense)
         circular = network.circular * network.norms.to(network.circular.dtype)
         register(self, "circular", circular.permute(1, 2, 0).reshape(network.radial, -1))
         self.circular_width, self.degrees = network.circular_width, network.spherical
@@ -592,7 +599,7 @@ class FastGemNet(nn.Module):
         zeros = basis.new_zeros(4 * n_heads - 3, n_atoms, self.edge)
         totals = zeros.narrow(0, 0, n_heads)
         sums = list(zeros.unbind(0))
-        of_ends = sums[2 * n_heads - 1 :]
+        of_ends = list(zeros[2 * n_heads - 1 :].view(n_heads - 1, 2 * n_atoms, self.edge).unbind(0))
         atoms, message = self.embed(species, blocks)
         messages = [message]
         for part, edges in zip(message, blocks):  # noqa: B905 - TorchScript has no strict zip
@@ -614,7 +621,7 @@ class FastGemNet(nn.Module):
         begin = 0
         for of_part, part, edges in zip(of_message, message, blocks):  # noqa: B905
             self.first_head.back(of_part, part, of_sums[0], edges)
-            edges.of_basis.t().addmm_(through(of_part, edges.saved.pop()), self.edge_dense_back)
+            edges.of_basis.t().addmm_(through(of_part, edges.saved.pop(), of_part), self.edge_dense_back)
             self.circular_basis_back(edges, of_units.narrow(0, begin, edges.basis.size(0)))
             begin += edges.basis.size(0)
         return energies, of_basis, of_units.mul_(layout.sign)
@@ -622,15 +629,14 @@ class FastGemNet(nn.Module):
     def embed(self, species: Tensor, blocks: list[_Edges]) -> tuple[Tensor, list[Tensor]]:
         """Atom features (A, atom) and messages (e, edge) of each block before the first interaction."""
         rows = species - 1
-        at_neighbour = self.at_neighbour.index_select(0, rows)
-        at_centre = self.at_centre.index_select(0, rows)
+        ends = self.ends.index_select(0, rows).view(2 * rows.size(0), -1)
         messages: list[Tensor] = []
         for edges in blocks:
-            z = at_centre.index_select(0, edges.centre)
-            z.add_(torch.index_select(at_neighbour, 0, edges.neighbour, out=edges.room))
-            z.addmm_(edges.basis, self.edge_dense)
-            edges.saved.append(z)
-            messages.append(functional.silu(z).mul_(self.first_scale))
+            message = torch.mm(edges.basis, self.edge_dense)
+            message.add_(torch.index_select(ends, 0, edges.as_centre, out=edges.room))
+            message.add_(torch.index_select(ends, 0, edges.as_neighbour, out=edges.room))
+            edges.saved.append(self.silu(message))
+            messages.append(message.mul_(self.first_scale))
         return self.embedding.index_select(0, rows), messages
 
     def blocks(self, basis: Tensor, of_basis: Tensor, directions: Tensor, layout: Layout) -> list[_Edges]:
@@ -660,7 +666,8 @@ class FastGemNet(nn.Module):
         sent = basis.new_empty(basis.size(0), self.edge)
         blocks: list[_Edges] = []
         begin = 0
-        tensors = [basis, of_basis, directions, layout.centre, layout.neighbour, layout.opposite, sent]
+        tensors = [basis, of_basis, directions, layout.centre, 2 * layout.centre, 2 * layout.neighbour + 1]
+        tensors += [layout.opposite, sent]
         for k, size in enumerate(sizes):
             here = [tensor.narrow(0, begin, size) for tensor in tensors]
             here += [room.narrow(0, 0, size) for room in rooms]
@@ -695,6 +702,7 @@ class FastGemNet(nn.Module):
             here[3],
             here[4],
             here[5],
+            here[6],
             of_weighted,
             legendre.narrow(0, 0, degrees),
             sizes,
@@ -707,20 +715,20 @@ class FastGemNet(nn.Module):
             saved[:0],
             saved[:0],
             saved,
-            here[7],
             here[8],
             here[9],
             here[10],
             here[11],
+            here[12],
             saved[:0],
             saved[:0],
             saved[:0],
             products,
             [wide.narrow(0, 0, product[2]) for product in products],
-            list(here[11].split([product[2] for product in products])),
+            list(here[12].split([product[2] for product in products])),
             saved[:0],
             sent,
-            here[6],
+            here[7],
         )
         cosines, of_units = legendre[1].split(numbers), units.split(sizes)
         in_thin, in_slim = edges.thin.split(sizes), edges.slim.split(sizes)
