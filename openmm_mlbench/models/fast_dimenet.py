@@ -21,6 +21,7 @@ from openmm_mlbench.models.fast_edges import (
     Silu,
     cosines_back,
     edges_in_blocks,
+    in_products,
     joined,
     register,
     register_half,
@@ -34,6 +35,9 @@ BLOCK_EDGES = 900
 # Triplets of a block up to which the spherical bases of all interactions are made at once: fewer operations, which need
 # a copy of it all that has to stay in the cache.
 AT_ONCE_TRIPLETS = 10_000
+# Edges from which on groups of atoms get a product with the bilinear layer's weights for themselves; in blocks of more
+# triplets than that all share one.
+PRODUCT_EDGES = 96
 
 
 class _Triplets(NamedTuple):
@@ -71,7 +75,10 @@ class _Edges(NamedTuple):
     room: Tensor  # (e, hidden)
     more: Tensor  # (e, hidden)
     filtered: Tensor  # (e, hidden)
-    wide: Tensor  # (e, bilinear * hidden)
+    # Sums over triplets, of groups that share a product of n edges in the same place: these stay in the cache.
+    products: list[list[int]]  # see in_products
+    sizes: list[int]  # n of each
+    wide: list[Tensor]  # of each (n, bilinear * hidden)
 
 
 class _Dense(nn.Module):
@@ -261,25 +268,28 @@ class _Interaction(nn.Module):
         edges.saved.append(arriving)
         filters = torch.mm(edges.radial, self.filter, out=edges.room)
         torch.mul(arriving, filters, out=edges.filtered)
-        for group in edges.triplets:
-            if not edges.at_once:
-                torch.bmm(group.legendre, group.parts[self.number], out=group.basis[self.number])
-            torch.bmm(group.filters_back[self.number], group.near, out=group.gathered)
-        torch.mm(edges.wide, self.bilinear, out=sent)
+        for groups, wide, result in zip(edges.products, edges.wide, sent.split(edges.sizes)):  # noqa: B905
+            for group in edges.triplets[groups[0] : groups[1]]:
+                if not edges.at_once:
+                    torch.bmm(group.legendre, group.parts[self.number], out=group.basis[self.number])
+                torch.bmm(group.filters_back[self.number], group.near, out=group.gathered)
+            torch.mm(wide, self.bilinear, out=result)
         return self.own(message, torch.empty_like(message), edges)
 
     def send_back(self, of_message: Tensor, of_own: Tensor, of_sent: Tensor, edges: _Edges) -> None:
         """The way back of :meth:`send`, added to ``of_message``; ``of_sent`` (E, hidden) stands at the opposite edges."""
         # Other blocks have yet to read of_own.
         of_message.addmm_(through(of_own, edges.saved.pop(), edges.room), self.own.weight_back)
-        of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.room)
-        torch.mm(of_away, self.bilinear_back, out=edges.wide)
+        of_away = torch.index_select(of_sent, 0, edges.opposite, out=edges.more)
         arriving = edges.saved.pop()
         filters = torch.mm(edges.radial, self.filter, out=edges.room)
         torch.mul(arriving, filters, out=edges.filtered)
-        for group in edges.triplets:
-            torch.bmm(group.filters[self.number], group.gathered, out=group.of_near)
-            torch.bmm(group.near, group.turned, out=group.filters[self.number])
+        for groups, wide, of_result in zip(edges.products, edges.wide, of_away.split(edges.sizes)):  # noqa: B905
+            torch.mm(of_result, self.bilinear_back, out=wide)
+            # From here on the gradient of what arrives stands where that of the result did.
+            for group in edges.triplets[groups[0] : groups[1]]:
+                torch.bmm(group.filters[self.number], group.gathered, out=group.of_near)
+                torch.bmm(group.near, group.turned, out=group.filters[self.number])
         of_filtered = edges.more
         edges.of_radial.addmm_(arriving.mul_(of_filtered), self.filter_back)
         of_arriving = of_filtered.mul_(filters)
@@ -340,6 +350,7 @@ class FastDimeNet(nn.Module):
         register(self, "angular", network.spherical_weight * network.norms.to(network.spherical_weight.dtype))
         self.shortest = 0.0
         self.block_edges = BLOCK_EDGES
+        self.product_edges = PRODUCT_EDGES
         self.at_once_triplets = AT_ONCE_TRIPLETS
         exact = copy.deepcopy(network).double()
 
@@ -477,6 +488,8 @@ class FastDimeNet(nn.Module):
         hidden, width, degrees = network.hidden, network.bilinear, network.spherical
         sizes: list[int] = []
         triplets: list[int] = []
+        products: list[list[list[int]]] = []
+        widest = 0
         for groups in layout.blocks:
             n_edges, n_triplets = 0, 0
             for group in groups:
@@ -484,8 +497,12 @@ class FastDimeNet(nn.Module):
                 n_triplets += group[0] * group[1] * group[1]
             sizes.append(n_edges)
             triplets.append(n_triplets)
+            few = n_triplets <= self.at_once_triplets
+            products.append(in_products(groups, self.product_edges if few else n_edges))
+            for shared in products[-1]:
+                widest = max(widest, shared[2])
         rooms = bases.new_empty(3, max(sizes), hidden).unbind(0)
-        wide = bases.new_empty(max(sizes), width * hidden)
+        wide = bases.new_empty(widest, width * hidden)
         n_blocks = self.angular.size(2) // width
         basis = bases.new_empty(n_blocks, sum(triplets), width)
         of_basis = bases.new_empty(max(triplets), n_blocks * width)
@@ -498,7 +515,7 @@ class FastDimeNet(nn.Module):
             spherical = own.narrow(1, network.radial, degrees * network.radial)
             spherical = spherical.reshape(size, degrees, network.radial).transpose(0, 1)
             parts = torch.bmm(spherical, self.angular).permute(1, 2, 0).contiguous()
-            here = [room.narrow(0, 0, size) for room in rooms] + [wide.narrow(0, 0, size)]
+            here = [room.narrow(0, 0, size) for room in rooms] + [wide]
             cosines = bases.new_empty(triplets[k])
             first = 0
             for group in layout.blocks[k]:
@@ -514,15 +531,18 @@ class FastDimeNet(nn.Module):
             own_basis = basis.narrow(1, first_triplet, triplets[k])
             first_triplet += triplets[k]
             of_groups: list[_Triplets] = []
-            first, start = 0, 0
-            for group in layout.blocks[k]:
+            first, start, product, place = 0, 0, 0, 0
+            for j, group in enumerate(layout.blocks[k]):
                 atoms, most = group[0], group[1]
+                if j == products[k][product][1]:
+                    product, place = product + 1, 0
                 polynomials = legendre.narrow(0, first, atoms * most * most).view(atoms, most, most, degrees)
                 # An edge with itself is no triplet.
                 polynomials.diagonal(0, 1, 2).zero_()
-                of_groups.append(self.triplets(group, first, start, legendre, own_basis, parts, here))
+                of_groups.append(self.triplets(group, first, start, place, legendre, own_basis, parts, here))
                 first += atoms * most * most
                 start += atoms * most
+                place += atoms * most
             room = of_basis.narrow(0, 0, triplets[k])
             at_once = triplets[k] <= self.at_once_triplets
             if at_once:
@@ -546,7 +566,9 @@ class FastDimeNet(nn.Module):
                     here[0],
                     here[1],
                     here[2],
-                    here[3],
+                    products[k],
+                    [shared[2] for shared in products[k]],
+                    [wide.narrow(0, 0, shared[2]) for shared in products[k]],
                 )
             )
             begin += size
@@ -566,15 +588,19 @@ class FastDimeNet(nn.Module):
         group: list[int],
         first: int,
         start: int,
+        place: int,
         legendre: Tensor,
         basis: Tensor,
         parts: Tensor,
         rooms: list[Tensor],
     ) -> _Triplets:
-        """Of one group of a block, whose triplets begin at ``first`` and whose edges at ``start``, its share of everything."""
+        """Of one group of a block, its share of everything.
+
+        Its triplets begin at ``first``, its edges at ``start``, and at ``place`` in its product.
+        """
         atoms, most = group[0], group[1]
         size, width = atoms * most, self.network.bilinear
-        gathered = rooms[3].narrow(0, start, size).view(atoms, most * width, -1)
+        gathered = rooms[3].narrow(0, place, size).view(atoms, most * width, -1)
         basis = basis.narrow(1, first, size * most).view(-1, size, most, width)
         filters = basis.view(-1, atoms, most, most * width)
         own = parts.narrow(0, start, size).transpose(1, 2)

@@ -114,6 +114,26 @@ def in_groups(counts: list[int], block_edges: int) -> list[list[list[int]]]:
     return blocks
 
 
+def in_products(groups: list[list[int]], product_edges: int) -> list[list[int]]:
+    """Groups of a block that share a product, and what it reads, which then stays in the cache.
+
+    Args:
+        groups: see :func:`in_groups`.
+        product_edges: a product has at least as many, but the last.
+
+    Returns:
+        Of each product its first group, that after its last, and the edges of all.
+    """
+    products: list[list[int]] = []
+    begin, n_edges = 0, 0
+    for k, group in enumerate(groups):
+        n_edges += group[0] * group[1]
+        if n_edges >= product_edges or k + 1 == len(groups):
+            products.append([begin, k + 1, n_edges])
+            begin, n_edges = k + 1, 0
+    return products
+
+
 def edges_in_blocks(pair_index: Tensor, n_atoms: int, like: Tensor, block_edges: int) -> Layout:
     """Both directions of all pairs, in blocks of whole atoms.
 

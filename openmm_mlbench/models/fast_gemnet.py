@@ -20,6 +20,7 @@ from openmm_mlbench.models.fast_edges import (
     Silu,
     cosines_back,
     edges_in_blocks,
+    in_products,
     register,
     register_half,
     through,
@@ -646,20 +647,15 @@ class FastGemNet(nn.Module):
         products: list[list[list[int]]] = []
         widest = 0
         for groups in layout.blocks:
-            size, table, begin, n_edges = 0, 0, 0, 0
-            shared: list[list[int]] = []
-            for k, group in enumerate(groups):
-                atoms, most = group[0], group[1]
-                size += atoms * most
-                table += atoms * most * most
-                n_edges += atoms * most
-                widest = max(widest, n_edges)
-                if n_edges >= self.product_edges or k + 1 == len(groups):
-                    shared.append([begin, k + 1, n_edges])
-                    begin, n_edges = k + 1, 0
+            size, table = 0, 0
+            for group in groups:
+                size += group[0] * group[1]
+                table += group[0] * group[1] * group[1]
             sizes.append(size)
             tables.append(table)
-            products.append(shared)
+            products.append(in_products(groups, self.product_edges))
+            for shared in products[-1]:
+                widest = max(widest, shared[2])
         largest = max(sizes)
         rooms = [basis.new_empty(largest, width) for width in self.widths]
         wide = basis.new_empty(widest, self.circular_width * self.triplet)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from openmm_mlbench.models.fast_edges import edges_in_blocks, in_groups
+from openmm_mlbench.models.fast_edges import Silu, edges_in_blocks, in_groups, in_products, through
 
 
 def test_groups_and_blocks():
@@ -11,6 +11,37 @@ def test_groups_and_blocks():
     # Whole atoms, an atom with more than a block has, and a group that two blocks share.
     assert in_groups([2, 2, 2, 7], 4) == [[[2, 2]], [[1, 2]], [[1, 7]]]
     assert in_groups([1, 1, 1], 2) == [[[2, 1]], [[1, 1]]]
+
+
+def test_groups_that_share_a_product():
+    groups = [[2, 3], [1, 4], [1, 9], [1, 10]]
+    assert in_products(groups, 10) == [[0, 2, 10], [2, 4, 19]]
+    assert in_products(groups, 1) == [[0, 1, 6], [1, 2, 4], [2, 3, 9], [3, 4, 10]]
+    assert in_products(groups, 100) == [[0, 4, 29]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_silu_from_tanh(dtype):
+    """And its derivative, also where silu is all but 0 or its argument; NaN stays NaN."""
+    x = (
+        torch.cat([torch.linspace(-200.0, 200.0, 4001), torch.linspace(-1e-3, 1e-3, 11)])
+        .to(dtype)
+        .requires_grad_()
+    )
+    of_y = torch.cos(x.detach())
+    wanted = torch.nn.functional.silu(x)
+    (of_x,) = torch.autograd.grad(wanted, x, of_y)
+    half = 0.5 * x.detach()
+    slope = Silu(half)(half)
+    limit = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(half, wanted.detach(), rtol=10 * torch.finfo(dtype).eps, atol=limit)
+    result = torch.empty_like(half)
+    # Of half of the argument it is twice as large.
+    torch.testing.assert_close(0.5 * through(of_y, slope, result), of_x, rtol=limit, atol=limit)
+    assert torch.equal(through(of_y, slope, of_y), result)
+    lost = torch.full((3,), torch.nan, dtype=dtype)
+    assert torch.isnan(Silu(lost)(lost)).all()
+    assert torch.isnan(lost).all()
 
 
 @pytest.mark.parametrize("block_edges", [1, 12, 1000])

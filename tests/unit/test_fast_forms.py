@@ -266,13 +266,13 @@ def test_gemnet_in_groups(block_edges, by_degree_from, product_edges):
     assert_same(torch.jit.freeze(torch.jit.script(fast).eval())(*arguments), wanted, 1e-12)
 
 
-@pytest.mark.parametrize("at_once_triplets", [0, 10**9])
-def test_dimenet_with_bases_of_all_interactions_at_once(at_once_triplets, fine_tables):
-    """Or of one interaction after the other."""
+@pytest.mark.parametrize(("at_once_triplets", "product_edges"), [(0, 1), (10**9, 1), (10**9, 10_000)])
+def test_dimenet_with_bases_of_all_interactions_at_once(at_once_triplets, product_edges, fine_tables):
+    """Or of one interaction after the other; products of groups by themselves and together."""
     field, positions, cell = lips("dimenet")
     network = field.network.double()
     fast = fast_form(network)
-    fast.at_once_triplets, fast.block_edges = at_once_triplets, 400
+    fast.at_once_triplets, fast.product_edges, fast.block_edges = at_once_triplets, product_edges, 400
     arguments = field.atomic_numbers, *reversed(periodic_pairs(positions[0], cell, 5.0))
     wanted = by_autograd(network, *arguments)
     assert_same(torch.jit.freeze(torch.jit.script(fast).eval())(*arguments), wanted, 1e-9)
